@@ -1,0 +1,275 @@
+"""The only place that turns config into objects.
+
+A `Builder` stands over one config. `check` looks at every section that will be needed and reports all that is wrong at
+once; the other methods build one object each. The rooms below never see a config.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from segtrain.construct import KNOWN_PACKAGES, Slot, check_arguments, signature
+from segtrain.data.augment import Augmentation, build_transforms
+from segtrain.data.dataset import LabelledDataset
+from segtrain.data.loader import LoaderOptions
+from segtrain.data.statistics import pixel_counts
+from segtrain.engine.options import TrainerOptions
+from segtrain.errors import ConfigError, DataError
+from segtrain.inference.strategy import Strategy
+from segtrain.losses import Criterion
+from segtrain.losses.class_weights import Rule, class_weights
+from segtrain.models.base import SegmentationModel
+from segtrain.nn.normalize import Normalize
+from segtrain.optim import Schedule, parameter_groups
+from segtrain.types import DataFacts
+
+log = logging.getLogger("segtrain")
+
+# What a section's object must be, and which arguments it is given besides those in the config.
+SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "model": (nn.Module, ("num_classes", "in_channels")),
+    "data": (LabelledDataset, ("split",)),
+    "loss": (nn.Module, ("num_classes", "ignore_index")),
+    "optimizer": (Optimizer, ("params",)),
+    "schedule": (Schedule, ("max_steps",)),
+    "inference": (Strategy, ()),
+}
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The keys of `data` that are neither the data set's nor the loader's."""
+
+    train_split: str
+    val_split: str
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """The keys of `optimizer` that are not the optimizer's; see `parameter_groups`."""
+
+    backbone_lr_multiplier: float
+    decay_norm_and_bias: bool
+
+
+# Keys that stand in a section for something else than its `_target_`.
+GUESTS: dict[str, tuple[type, ...]] = {"data": (LoaderOptions, DataOptions), "optimizer": (GroupOptions,)}
+
+
+class Builder:
+    """Builds what one config describes.
+
+    Args:
+        config: composed; interpolations may be unresolved, and sections that are not asked for may be incomplete.
+        trusted: None for a config of the user's own: any importable class. For a config out of a checkpoint, the
+            packages its user trusts besides torch's, torchvision's, albumentations' and segtrain's own.
+    """
+
+    def __init__(self, config: DictConfig, trusted: Sequence[str] | None = None) -> None:
+        self.config = config
+        self.packages = None if trusted is None else (*KNOWN_PACKAGES, *trusted)
+
+    def check(self, *sections: str) -> None:
+        """Looks at the named sections (`trainer` and those of `SECTIONS`) without building anything.
+
+        Raises:
+            ConfigError: with one line for each thing that is wrong.
+        """
+        problems: list[str] = []
+        for name in sections:
+            if name == "trainer":
+                problems += _check_options(name, self.section(name), TrainerOptions)
+                continue
+            host, *guests = self._split(name)
+            for options, node in zip(GUESTS.get(name, ()), guests, strict=True):
+                problems += _check_options(name, node, options)
+            problems += self._slot(name, _with_weights_as_numbers(host)).check()
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section as plain values, interpolations resolved.
+
+        Raises:
+            omegaconf.errors.OmegaConfBaseException: a value is missing or an interpolation leads nowhere.
+        """
+        node = self.config.get(name)
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{name}={node!r}: the config has no such section; choose one by {name}=<name>")
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+
+    def trainer_options(self) -> TrainerOptions:
+        return TrainerOptions(**self.section("trainer"))
+
+    def dataset(self, split: str) -> LabelledDataset:
+        """The data set as read, without augmentation.
+
+        Raises:
+            DataError: it is not there, or empty.
+        """
+        dataset: LabelledDataset = self._slot("data", self._split("data")[0], split=split).build()
+        if len(dataset) == 0:
+            raise DataError(f"data={self._target('data')}: split {split!r} holds no image")
+        return dataset
+
+    def loader_options(self) -> LoaderOptions:
+        return LoaderOptions(**self._split("data")[1])
+
+    def data_options(self) -> DataOptions:
+        return DataOptions(**self._split("data")[2])
+
+    def facts(self, dataset: LabelledDataset) -> DataFacts:
+        """What the model must know of the data, and the checkpoint carries."""
+        options = self.data_options()
+        for key in ("mean", "std"):
+            values = getattr(options, key)
+            if len(values) != dataset.in_channels:
+                raise ConfigError(f"data.{key}={values}: {dataset.in_channels} value(s) needed, one for each channel")
+        return DataFacts(
+            dataset.class_names,
+            dataset.palette,
+            dataset.ignore_index,
+            dataset.in_channels,
+            tuple(options.mean),
+            tuple(options.std),
+        )
+
+    def augmentation(self, when: str, ignore_index: int) -> Augmentation:
+        """The transforms of `augment.train` or `augment.evaluate`, in their order."""
+        spec = self.section("augment")[when]
+        return build_transforms(spec, ignore_index, key=f"augment.{when}", trusted=self.packages is None)
+
+    def model(self, facts: DataFacts, pretrained: bool) -> SegmentationModel:
+        """The model, with the weights the config names.
+
+        Args:
+            facts: of the data.
+            pretrained: False where a checkpoint's weights follow, so that none are downloaded first.
+        """
+        node = self._split("model")[0]
+        if not pretrained:
+            node = _without_weights(node)
+        model: SegmentationModel = self._slot(
+            "model", node, num_classes=facts.num_classes, in_channels=facts.in_channels
+        ).build()
+        return model
+
+    def normalize(self, facts: DataFacts) -> Normalize:
+        return Normalize(facts.mean, facts.std)
+
+    def criterion(self, facts: DataFacts, dataset: LabelledDataset | None) -> Criterion:
+        """The loss, its class weights computed from `dataset` where the config names a rule.
+
+        With `dataset` None the weights are placeholders: a checkpoint's `criterion` state follows.
+        """
+        node = self._split("loss")[0]
+        rules = _weight_rules(node)
+        if rules and dataset is not None:
+            counts = pixel_counts(dataset, progress=True)
+            computed = {rule: class_weights(rule, *counts) for rule in rules}
+            for rule, weights in computed.items():
+                rows = ", ".join(
+                    f"{name} {weight:.3g}" for name, weight in zip(facts.class_names, weights, strict=True)
+                )
+                log.info("class weights (%s): %s", rule, rows)
+        else:
+            computed = dict.fromkeys(rules, [1.0] * facts.num_classes)
+        node = _replace_rules(node, computed)
+        loss = self._slot("loss", node, num_classes=facts.num_classes, ignore_index=facts.ignore_index).build()
+        return Criterion(loss, {})
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        host, guest = self._split("optimizer")
+        try:
+            groups = parameter_groups(model, host["lr"], host.get("weight_decay", 0.0), **guest)
+        except ConfigError as error:
+            raise ConfigError(f"optimizer.{error}") from None
+        optimizer: Optimizer = self._slot("optimizer", host, params=groups).build()
+        return optimizer
+
+    def schedule(self, max_steps: int) -> Schedule:
+        schedule: Schedule = self._slot("schedule", self._split("schedule")[0], max_steps=max_steps).build()
+        return schedule
+
+    def strategy(self) -> Strategy:
+        strategy: Strategy = self._slot("inference", self._split("inference")[0]).build()
+        return strategy
+
+    def _target(self, name: str) -> str:
+        return str(self.config[name].get("_target_"))
+
+    def _slot(self, name: str, node: dict[str, Any], **provided: Any) -> Slot:
+        base, given = SECTIONS[name]
+        return Slot(name, node, base, dict.fromkeys(given) | provided, self.packages)
+
+    def _split(self, name: str) -> list[dict[str, Any]]:
+        """A section's node: the keys of its `_target_`, then those of each guest in `GUESTS`."""
+        host = self.section(name)
+        guests = []
+        for options in GUESTS.get(name, ()):
+            names = [key for key in signature(options)[0] if key in host]
+            guests.append({key: host.pop(key) for key in names})
+        return [host, *guests]
+
+
+def saved_facts(facts: DataFacts) -> dict[str, Any]:
+    """Facts as plain values, for a checkpoint."""
+    return asdict(facts)
+
+
+def facts_from(saved: Mapping[str, Any]) -> DataFacts:
+    """The inverse of `saved_facts`."""
+    return DataFacts(**{key: _as_tuple(value) for key, value in saved.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def _check_options(key: str, node: dict[str, Any], options: type) -> list[str]:
+    parameters, hints = signature(options)
+    return check_arguments(key, node, parameters, hints, {}, key)
+
+
+def _weight_rules(node: Any) -> set[Any]:
+    """The rules for class weights that stand anywhere in a loss node."""
+    if not isinstance(node, dict):
+        return set()
+    own = {node["class_weights"]} if isinstance(node.get("class_weights"), str) else set()
+    unknown = own - set(get_args(Rule))
+    if unknown:
+        raise ConfigError(
+            f"loss.class_weights={unknown.pop()}: use null, {', '.join(get_args(Rule))}, "
+            "or a list of one number per class"
+        )
+    return own.union(*map(_weight_rules, node.values()))
+
+
+def _replace_rules(node: Any, computed: Mapping[Any, list[float]]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: computed[value] if key == "class_weights" and isinstance(value, str) else _replace_rules(value, computed)
+        for key, value in node.items()
+    }
+
+
+def _with_weights_as_numbers(node: dict[str, Any]) -> dict[str, Any]:
+    """A loss node whose rules are replaced by an empty list, so that types can be checked before data are read."""
+    replaced: dict[str, Any] = _replace_rules(node, {rule: [] for rule in _weight_rules(node)})
+    return replaced
+
+
+def _without_weights(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {key: None if key == "weights" else _without_weights(value) for key, value in node.items()}

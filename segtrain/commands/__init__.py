@@ -1,0 +1,77 @@
+"""The commands: `segtrain NAME` calls `run(argv)` of `segtrain.commands.NAME` and exits with what it returns.
+
+This table holds what the help says, so that help costs no import of torch or Hydra. A new command is a row and a file.
+"""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """What the help says about a command.
+
+    Attributes:
+        summary: one line for `segtrain --help`.
+        usage: what follows the command's name.
+        examples: whole command lines.
+        primary: the config in configs/ whose keys the command takes, or None if it takes no overrides.
+    """
+
+    summary: str
+    usage: str
+    examples: tuple[str, ...]
+    primary: str | None = None
+
+
+COMMANDS = {
+    "train": Command(
+        "train a model",
+        "[GROUP=OPTION ...] [KEY=VALUE ...] [-m]",
+        (
+            "segtrain train",
+            "segtrain train model=unet data=voc data.root=/data/VOCdevkit",
+            "segtrain train model=unet trainer.max_steps=2000 optimizer.lr=3e-4",
+            "segtrain train -m seed=0,1,2",
+            "segtrain train resume=outputs/shapes/unet/RUN",
+        ),
+        "train",
+    ),
+    "evaluate": Command(
+        "measure a checkpoint: mIoU, per-class IoU, accuracies",
+        "checkpoint=FILE [GROUP=OPTION ...] [KEY=VALUE ...]",
+        (
+            "segtrain evaluate checkpoint=RUN/checkpoints/best.pt",
+            "segtrain evaluate checkpoint=RUN/checkpoints/best.pt data.root=/elsewhere/CamVid",
+        ),
+        "evaluate",
+    ),
+    "predict": Command(
+        "segment pictures with a checkpoint",
+        "checkpoint=FILE input=FILE|FOLDER|GLOB output=FOLDER [KEY=VALUE ...]",
+        ("segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",),
+        "predict",
+    ),
+    "config": Command(
+        "print the configuration that `train` would run with",
+        "[GROUP=OPTION ...] [KEY=VALUE ...] [--package KEY] [--resolve] [--info defaults-tree]",
+        (
+            "segtrain config model=unet",
+            "segtrain config model=unet --package optimizer",
+            "segtrain config experiment=camvid_unet_r18_cpu --info defaults-tree",
+        ),
+        "train",
+    ),
+    "list": Command(
+        "show the models, data sets, losses, ... there are, and how to add one's own",
+        "[KIND] [--config-dir DIR]",
+        ("segtrain list", "segtrain list models", "segtrain list data --config-dir my_configs"),
+    ),
+    "completion": Command(
+        "print a script that lets the shell complete commands, options and keys",
+        "bash | zsh | fish",
+        (
+            'eval "$(segtrain completion bash)"     # in ~/.bashrc',
+            'eval "$(segtrain completion zsh)"      # in ~/.zshrc, after compinit',
+            "segtrain completion fish | source      # in ~/.config/fish/config.fish",
+        ),
+    ),
+}

@@ -1,0 +1,83 @@
+"""`segtrain evaluate`: a saved checkpoint on a validation or test set, by the code that training evaluates with."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segtrain import compose
+from segtrain.compose import Job
+from segtrain.data.loader import eval_loader
+from segtrain.engine.evaluate import Evaluation, evaluate
+from segtrain.engine.logger import close_log, log_to_terminal
+from segtrain.engine.run_directory import RunDirectory, write_json
+from segtrain.errors import DataError
+from segtrain.load import LoadedModel, load_model
+from segtrain.report.examples import draw_examples
+from segtrain.report.pictures import save_picture
+
+log = logging.getLogger("segtrain")
+
+OWN_KEYS = ("checkpoint", "output", "trust", "debug")
+
+
+def run(argv: Sequence[str]) -> int:
+    return compose.run_command("evaluate", argv, task, own_keys=OWN_KEYS)
+
+
+def task(job: Job) -> None:
+    log_to_terminal()
+    try:
+        _evaluate(job)
+    finally:
+        close_log()
+
+
+def _evaluate(job: Job) -> None:
+    loaded = load_model(job, "data", "loss", "inference", "trainer")
+    builder, facts = loaded.builder, loaded.facts
+    options, split = builder.trainer_options(), builder.data_options().val_split
+    dataset = builder.dataset(split)
+    if dataset.class_names != facts.class_names:
+        raise DataError(
+            f"the data's {len(dataset.class_names)} classes ({', '.join(dataset.class_names[:4])}, ...) are not the "
+            f"checkpoint's {len(facts.class_names)} ({', '.join(facts.class_names[:4])}, ...); "
+            "choose the data it was trained on, or map labels to its classes by data.labels"
+        )
+    dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
+    criterion = builder.criterion(facts, None).to(loaded.hardware.device)
+    criterion.load_state_dict(loaded.contents["criterion"])
+    batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
+    evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
+    assert evaluation is not None
+    _report(job, loaded, evaluation, split)
+
+
+def _report(job: Job, loaded: LoadedModel, evaluation: Evaluation, split: str) -> None:
+    facts, step = loaded.facts, loaded.contents["state"]["step"]
+    folder = RunDirectory(_output_folder(job))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    where: dict[str, Any] = {"step": step, "checkpoint": str(loaded.path), "split": split}
+    write_json(folder.results, where | evaluation.results(facts))
+    print(evaluation.matrix.table(facts.class_names))
+    log.info(
+        "%d images of split %s, checkpoint of step %d, loss %.4f",
+        evaluation.images,
+        split,
+        step,
+        evaluation.loss["loss"],
+    )
+    log.info("results: %s", folder.results)
+    if evaluation.examples:
+        folder.pictures.mkdir(exist_ok=True)
+        picture = folder.pictures / f"{split}_step_{step:07d}.png"
+        save_picture(picture, draw_examples(evaluation.examples, facts))
+        log.info("picture: %s", picture)
+
+
+def _output_folder(job: Job) -> Path:
+    """Where the user said, else the run's folder: the one above `checkpoints/`."""
+    if job.config.output is not None:
+        return Path(job.config.output)
+    folder = Path(job.config.checkpoint).resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder

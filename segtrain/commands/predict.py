@@ -1,0 +1,169 @@
+"""`segtrain predict`: label maps for images, at their own resolution."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segtrain import compose
+from segtrain.compose import Job
+from segtrain.data.reading import IMAGE_SUFFIXES, read_image
+from segtrain.engine.logger import close_log, log_to_terminal
+from segtrain.engine.progress import Progress
+from segtrain.errors import ConfigError, DataError, nearest
+from segtrain.load import load_model
+from segtrain.report.pictures import overlay, save_index_png, save_palette_png, save_picture
+from segtrain.types import DataFacts
+
+log = logging.getLogger("segtrain")
+
+OWN_KEYS = ("checkpoint", "input", "output", "save", "alpha", "trust", "debug")
+Product = Literal["index", "palette", "overlay", "probabilities", "confidence"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image and what the model says of it.
+
+    Attributes:
+        image: [H, W, C] uint8.
+        labels: [H, W] class indices.
+        probabilities: [num_classes, H, W] float32, after softmax.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.integer]
+    probabilities: NDArray[np.float32]
+
+
+def run(argv: Sequence[str]) -> int:
+    return compose.run_command("predict", argv, task, own_keys=OWN_KEYS)
+
+
+def task(job: Job) -> None:
+    log_to_terminal()
+    try:
+        _predict(job)
+    finally:
+        close_log()
+
+
+def _predict(job: Job) -> None:
+    products = _products(list(job.config.save))
+    alpha = float(job.config.alpha)
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha={alpha} is outside [0, 1]: 0 shows the image only, 1 the colours only")
+    images = find_images(str(job.config.input))
+    loaded = load_model(job, "inference", "trainer")
+    output = Path(job.config.output)
+    writers = _writers(loaded.facts, alpha)
+    bad: list[str] = []
+    with Progress("predict", len(images), unit="img", line_every=100) as progress:
+        for name, path in images.items():
+            try:
+                image = read_image(path, loaded.facts.in_channels)
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            finally:
+                progress.advance()
+            tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+            probabilities = loaded.predictor.logits(tensor)[0].softmax(dim=0).cpu().numpy()
+            prediction = Prediction(image, probabilities.argmax(axis=0), probabilities)
+            for product in products:
+                target = output / product / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                writers[product](target, prediction)
+    log.info("%d of %d images predicted: %s in %s", len(images) - len(bad), len(images), ", ".join(products), output)
+    if bad:
+        raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n" + "\n".join(bad))
+
+
+def find_images(where: str) -> dict[str, Path]:
+    """The images meant by `input=`, each under the name its results get.
+
+    Args:
+        where: an image file; a folder, whose images are taken but not its subfolders'; or a glob.
+
+    Returns:
+        {path relative to the folder they are all in, without suffix (with it, where two differ in nothing else): file}.
+
+    Raises:
+        DataError: there is nothing of that name, or no image in it.
+    """
+    path = Path(where)
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(
+                f"input={where}: no image ({kinds}) in this folder; for subfolders: input='{where}/**/*.jpg'"
+            )
+    else:
+        pattern = path.relative_to(path.anchor)
+        files = sorted(file for file in Path(path.anchor or ".").glob(str(pattern)) if file.is_file())
+        if not files:
+            raise DataError(f"input={where}: no such file or folder, and no file matches it as a glob")
+    root = _common_folder(files)
+    stems = [str(file.relative_to(root).with_suffix("")) for file in files]
+    return {
+        stem if stems.count(stem) == 1 else str(file.relative_to(root)): file
+        for stem, file in zip(stems, files, strict=True)
+    }
+
+
+def _common_folder(files: Sequence[Path]) -> Path:
+    folder = files[0].parent
+    while not all(file.is_relative_to(folder) for file in files):
+        folder = folder.parent
+    return folder
+
+
+def _products(wanted: list[str]) -> list[Product]:
+    for name in wanted:
+        if name not in get_args(Product):
+            known = ", ".join(get_args(Product))
+            raise ConfigError(
+                f"save={name}: nothing of that name can be saved{nearest(name, get_args(Product))} ({known})"
+            )
+    if not wanted:
+        raise ConfigError(f"save=[] saves nothing; choose from {', '.join(get_args(Product))}")
+    return [name for name in get_args(Product) if name in wanted]
+
+
+def _writers(facts: DataFacts, alpha: float) -> dict[Product, Callable[[Path, Prediction], None]]:
+    """How each product is written, given its path without suffix."""
+    palette, ignore = facts.palette, facts.ignore_index
+
+    def confidence(path: Path, prediction: Prediction) -> None:
+        largest = prediction.probabilities.max(axis=0)
+        save_index_png(_suffixed(path, ".png"), np.rint(255 * largest).astype(np.uint8))
+
+    def probabilities(path: Path, prediction: Prediction) -> None:
+        np.savez_compressed(
+            _suffixed(path, ".npz"),
+            probabilities=prediction.probabilities.astype(np.float16),
+            class_names=np.array(facts.class_names),
+        )
+
+    return {
+        "index": lambda path, got: save_index_png(_suffixed(path, ".png"), got.labels),
+        "palette": lambda path, got: save_palette_png(_suffixed(path, ".png"), got.labels, palette, ignore),
+        "overlay": lambda path, got: save_picture(
+            _suffixed(path, ".png"), overlay(got.image, got.labels, palette, ignore, alpha)
+        ),
+        "probabilities": probabilities,
+        "confidence": confidence,
+    }
+
+
+def _suffixed(path: Path, suffix: str) -> Path:
+    """`photo.v2` -> `photo.v2.png`; `with_suffix` would cut the name."""
+    return path.with_name(path.name + suffix)

@@ -1,0 +1,120 @@
+"""Images and masks from files, by PIL.
+
+PIL raises where a file is truncated, keeps palette indices as they are, and can be told which formats to try.
+`cv2.imread` does none of these: it returns the upper half of a truncated JPEG as success and turns palette masks
+into colours.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from segtrain.errors import ConfigError, DataError, nearest
+
+MaskFormat = Literal["index", "binary", "palette"]
+
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
+
+# PIL's own limit, a 256 MiB RGB picture, kept where another library has lifted PIL's.
+MAX_PIXELS = 89_478_485
+
+
+def read_image(path: str | Path, in_channels: int) -> NDArray[np.uint8]:
+    """An image file as [H, W, in_channels] uint8, upright (EXIF orientation applied).
+
+    Args:
+        path: a JPEG, PNG, TIFF, BMP or WEBP file of 8 bits a channel.
+        in_channels: 3 (converted to RGB) or 1 (converted to grey, ITU-R 601 luma). Transparency is dropped.
+
+    Raises:
+        DataError: missing, unreadable, truncated, of another format, of more than 8 bits a channel, of several
+            pages, or of more than `MAX_PIXELS` pixels.
+    """
+    image = ImageOps.exif_transpose(_load(path, IMAGE_FORMATS))
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: {image.mode} image with more than 8 bits a channel; convert it to 8 bits first")
+    array = np.asarray(image.convert("L" if in_channels == 1 else "RGB"))
+    return array[..., None] if in_channels == 1 else array
+
+
+def read_mask(path: str | Path, mask_format: MaskFormat) -> NDArray[np.integer]:
+    """A mask file as [H, W] source values, which a `LabelMap` then turns into class indices.
+
+    Args:
+        path: a PNG, TIFF, BMP or GIF file. JPEG and WEBP are refused: their compression alters labels.
+        mask_format: what a pixel says.
+            index: the value as it stands, of one channel or of a palette image's indices (uint8, uint16 or int32).
+            binary: 1 where any channel is not zero, else 0 (uint8).
+            palette: a colour, as the int32 0xRRGGBB, whether the file is RGB, RGBA or has a palette itself.
+
+    Raises:
+        DataError: as `read_image`; or `index` of a file with several channels.
+    """
+    image = _load(path, LOSSLESS_FORMATS)
+    if mask_format == "palette":
+        rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
+        return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+    if mask_format == "binary":
+        values = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image) != 0
+        return (values.any(axis=-1) if values.ndim == 3 else values).astype(np.uint8)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise DataError(
+            f"{path}: a mask of class indices has one channel, this one has mode {image.mode}; "
+            "if its colours say the class, set data.mask_format=palette"
+        )
+    values = np.asarray(image)
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def check_mask_format(mask_format: str) -> MaskFormat:
+    """`mask_format` itself; ConfigError where it is none."""
+    for known in get_args(MaskFormat):
+        if mask_format == known:
+            return known
+    known_formats = get_args(MaskFormat)
+    hint = nearest(mask_format, known_formats)
+    raise ConfigError(f"data.mask_format={mask_format}: choose one of {', '.join(known_formats)}{hint}")
+
+
+def _load(path: str | Path, formats: tuple[str, ...]) -> Image.Image:
+    """The decoded picture. Every failure of PIL's decoders is the file's, so every `Exception` becomes a DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=(*IMAGE_FORMATS, "GIF")) as image:
+                pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a phone's JPEG with extras
+                problem = _refusal(image, pages, formats)
+                if problem is None:
+                    image.load()
+                    return image
+    except FileNotFoundError:
+        problem = "no such file"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        problem = f"more than {MAX_PIXELS:,} pixels; cut it into tiles"
+    except Image.UnidentifiedImageError:
+        problem = f"not an image of a known format ({', '.join(formats)})"
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        problem = f"unreadable or truncated ({reason}); replace the file or remove it from its split"
+    raise DataError(f"{path}: {problem}")
+
+
+def _refusal(image: Image.Image, pages: int, formats: tuple[str, ...]) -> str | None:
+    """Why an opened, not yet decoded picture is not read; None where it is."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        return f"{width}x{height} is more than {MAX_PIXELS:,} pixels; cut it into tiles"
+    if pages > 1:
+        return f"holds {pages} pages; save each as a file of its own"
+    if image.format not in (*formats, "MPO"):
+        if formats == LOSSLESS_FORMATS:
+            return f"{image.format} compression alters labels; masks are {', '.join(formats)} files"
+        return f"{image.format} is not a known image format ({', '.join(formats)})"
+    return None

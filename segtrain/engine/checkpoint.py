@@ -1,0 +1,97 @@
+"""Checkpoint files: written whole or not at all, verified before they are read, nothing but tensors and plain values.
+
+A file is what `torch.save` writes, followed by a footer of 40 bytes: the word `segtrain` and the SHA-256 of all bytes
+before it. `torch.load(file, weights_only=True)` reads it like any other; `load` verifies the digest first, because
+torch itself loads most single-bit errors as silently wrong weights.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain.errors import CheckpointError
+
+SCHEMA = 1
+_MARK = b"segtrain"
+_FOOTER_BYTES = len(_MARK) + hashlib.sha256().digest_size
+
+
+def save(contents: dict[str, Any], path: Path) -> None:
+    """Writes `contents` to `path` so that at every instant the old file or the new one is there, whole.
+
+    Args:
+        contents: tensors, numbers, strings, and dicts, lists and tuples of them; `schema` is added.
+        path: its folder must exist.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the old file is intact.
+    """
+    buffer = io.BytesIO()
+    torch.save({"schema": SCHEMA, **contents}, buffer)
+    body = buffer.getvalue()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.write(_MARK + hashlib.sha256(body).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a file written by `save`; tensors arrive on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, is no segtrain checkpoint, is damaged, or was written by a newer segtrain.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file, such as {path / 'checkpoints' / 'best.pt'}")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    body, footer = memoryview(data)[:-_FOOTER_BYTES], data[-_FOOTER_BYTES:]
+    if not footer.startswith(_MARK):
+        raise CheckpointError(
+            f"{path}: not a segtrain checkpoint, or cut off; expected a file written by segtrain train"
+        )
+    if hashlib.sha256(body).digest() != footer[len(_MARK) :]:
+        raise CheckpointError(
+            f"{path}: damaged: its SHA-256 is not the one it was written with; use another checkpoint"
+        )
+    contents = _unpickle(body, path)
+    if not isinstance(contents, dict) or "schema" not in contents:
+        raise CheckpointError(f"{path}: not a segtrain checkpoint: it has no schema")
+    if contents["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{path}: has checkpoint schema {contents['schema']}, this segtrain reads {SCHEMA}; update segtrain"
+        )
+    return contents
+
+
+def _unpickle(body: memoryview, path: Path) -> Any:
+    """A digest proves the file whole, not well-meant: compressed records (zip bombs) and pickled code are refused."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise CheckpointError(f"{path}: holds compressed records, which segtrain never writes; not read")
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile):
+        # torch's own text would advise weights_only=False
+        raise CheckpointError(f"{path}: holds more than tensors and plain values; not read") from None

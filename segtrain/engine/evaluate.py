@@ -1,0 +1,103 @@
+"""Evaluation: predictor -> confusion matrix -> mIoU. Training and `segtrain evaluate` call the same function."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.engine.progress import Progress
+from segtrain.inference import Predictor
+from segtrain.metrics import ConfusionMatrix
+from segtrain.types import Batch, DataFacts, Example, ModelOutput, Sample
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        matrix: rows = truth, columns = prediction; void truth left out.
+        loss: mean over valid pixels of the criterion's total and of each term, by name.
+        images: number of images.
+        examples: the first few images of the data set.
+    """
+
+    matrix: ConfusionMatrix
+    loss: dict[str, float]
+    images: int
+    examples: list[Example]
+
+    def results(self, facts: DataFacts) -> dict[str, Any]:
+        """The contents of `results.json`: the metrics (see `ConfusionMatrix.summary`), losses, number of images."""
+        return {"images": self.images, "loss": self.loss, **self.matrix.summary(facts.class_names)}
+
+    def scalars(self, facts: DataFacts) -> dict[str, float | None]:
+        """The same numbers, flat: what is logged, and what a monitor can name. Per class as `iou/<class>`."""
+        summary = self.matrix.summary(facts.class_names)
+        flat: dict[str, float | None] = {
+            name: value for name, value in summary.items() if isinstance(value, float) or value is None
+        }
+        flat |= {f"iou/{name}": entry["iou"] for name, entry in summary["per_class"].items()}
+        return self.loss | flat
+
+
+def evaluate(
+    predictor: Predictor,
+    criterion: nn.Module,
+    batches: Iterable[list[Batch]],
+    facts: DataFacts,
+    num_images: int,
+    num_examples: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Evaluates every image exactly once, at its own resolution.
+
+    Args:
+        predictor: the model, with the inference strategy.
+        criterion: (ModelOutput, labels) -> (total, terms), for the validation loss.
+        batches: lists of batches; within a batch all images have one size.
+        facts: of the data.
+        num_images: how many images `batches` holds, for the progress bar.
+        num_examples: how many of the first images are kept as `examples`.
+        should_stop: asked after each batch.
+
+    Returns:
+        The evaluation, or None if `should_stop` ended it early.
+    """
+    matrix = ConfusionMatrix(len(facts.class_names), facts.ignore_index)
+    sums: dict[str, float] = {}
+    valid_pixels = images = 0
+    examples: list[Example] = []
+    with Progress("evaluate", num_images, unit="img", line_every=None, transient=True) as progress:
+        for batch in (batch for group in batches for batch in group):
+            logits = predictor.logits(batch.images)
+            labels = batch.labels.to(logits.device, non_blocking=True).long()
+            predictions = logits.argmax(dim=1)
+            matrix.update(predictions, labels)
+            with torch.no_grad():
+                loss = criterion(ModelOutput(logits, {}), labels)
+            valid = int((labels != facts.ignore_index).sum())
+            for name, value in {"loss": loss.total, **_prefixed(loss.terms)}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * valid
+            valid_pixels += valid
+            images += len(batch.names)
+            if len(examples) < num_examples:
+                examples += _examples(batch, predictions)[: num_examples - len(examples)]
+            progress.advance(len(batch.names))
+            if should_stop():
+                return None
+    means = {name: total / max(valid_pixels, 1) for name, total in sums.items()}
+    return Evaluation(matrix, means, images, examples)
+
+
+def _prefixed(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"loss/{name}": value for name, value in terms.items()}
+
+
+def _examples(batch: Batch, predictions: Tensor) -> list[Example]:
+    pictures = batch.images.permute(0, 2, 3, 1).numpy()
+    labels = batch.labels.numpy()
+    predicted = predictions.cpu().numpy()
+    return [Example(Sample(pictures[i], labels[i], name), predicted[i]) for i, name in enumerate(batch.names)]

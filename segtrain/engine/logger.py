@@ -1,0 +1,107 @@
+"""What a run writes down: `train.log`, `metrics.jsonl` and TensorBoard events."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+
+from segtrain.engine.progress import TerminalHandler
+from segtrain.engine.run_directory import RunDirectory
+
+log = logging.getLogger("segtrain")
+
+
+class RunLogger:
+    """Writes scalars and pictures of one run.
+
+    Args:
+        directory: where to.
+        resumed_step: what was logged after this step by the process that is being resumed is dropped, so that no step
+            appears twice. 0 for a new run.
+    """
+
+    def __init__(self, directory: RunDirectory, resumed_step: int) -> None:
+        self._directory = directory
+        if resumed_step:
+            _drop_lines_after(directory.metrics, resumed_step)
+        self._lines = open(directory.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._events = SummaryWriter(str(directory.tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Logs `values` of one step as a line of `metrics.jsonl` and as TensorBoard scalars `<kind>/<name>`.
+
+        None (an absent class) and non-finite numbers become null in the file and are left out of TensorBoard.
+        """
+        plain = {name: _finite(value) for name, value in values.items()}
+        self._lines.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
+        self._lines.flush()
+        for name, value in plain.items():
+            if value is not None:
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
+        """Adds an [H, W, 3] uint8 picture to TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+
+    def text(self, name: str, text: str) -> None:
+        """Adds a text, shown as preformatted, to TensorBoard."""
+        self._events.add_text(name, "```\n" + text + "\n```")
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def log_to_terminal() -> None:
+    """Sends the log to standard error; what comes before `attach_file` is remembered for the file."""
+    close_log()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    terminal = TerminalHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal)
+    log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL, flushOnClose=False))
+
+
+def attach_file(path: Path) -> None:
+    """Sends the log to the end of the file `path` as well, beginning with what was said so far."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for handler in [handler for handler in log.handlers if isinstance(handler, MemoryHandler)]:
+        handler.setTarget(file)
+        handler.flush()
+        log.removeHandler(handler)
+        handler.close()
+    log.addHandler(file)
+
+
+def close_log() -> None:
+    """Takes the log's handlers away and closes its file."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the lines up to `step`; a last line cut off by a crash goes too."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")

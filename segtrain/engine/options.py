@@ -1,0 +1,50 @@
+"""The `trainer` config, as a type."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from segtrain.engine.precision import PrecisionName
+from segtrain.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How long, how often and on what a run trains; `configs/trainer/default.yaml` says what each key does.
+
+    Raises:
+        ConfigError: values that contradict each other or make no sense.
+    """
+
+    max_steps: int | None
+    max_epochs: int | None
+    accumulate: int
+    precision: PrecisionName
+    device: str
+    channels_last: bool
+    clip_norm: float | None
+    log_every: int
+    evaluate_every: int | None
+    save_every: int | None
+    monitor: str
+    monitor_mode: Literal["max", "min"]
+    pictures: int
+
+    def __post_init__(self) -> None:
+        if (self.max_steps is None) == (self.max_epochs is None):
+            raise ConfigError(
+                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs}: "
+                "set one of them and the other to null"
+            )
+        for key in ("max_steps", "max_epochs", "accumulate", "log_every", "evaluate_every", "save_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"trainer.{key}={value} must be at least 1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ConfigError(f"trainer.clip_norm={self.clip_norm} must be positive; null clips nothing")
+
+    def steps(self, batches_per_epoch: int) -> int:
+        """The length of the run in optimizer updates; an epoch's last, partial accumulation is completed."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_epochs is not None
+        return -(-self.max_epochs * batches_per_epoch // self.accumulate)

@@ -1,0 +1,125 @@
+"""The folder of one run.
+
+RUN_DIR/
+    config.yaml         the composed config, interpolations unresolved
+    environment.json    versions, machine, git commit, command line
+    train.log           what the terminal said
+    metrics.jsonl       one line per log or evaluation
+    results.json        the newest evaluation
+    checkpoints/        last.pt, best.pt
+    tensorboard/        event files
+    pictures/           image, truth and prediction at each evaluation
+"""
+
+import datetime
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain import __version__
+from segtrain.errors import ConfigError
+
+
+class RunDirectory:
+    """Names of the things in a run's folder.
+
+    Use `create` for a new run, `RunDirectory(path)` for one that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.log = path / "train.log"
+        self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.json"
+        self.checkpoints = path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+        self.tensorboard = path / "tensorboard"
+        self.pictures = path / "pictures"
+
+    @classmethod
+    def create(cls, path: Path | None, output_root: Path, data: str, model: str) -> "RunDirectory":
+        """Creates a run's folder, which did not exist before.
+
+        Args:
+            path: the folder itself; None for `<output_root>/<data>/<model>/<time>-<id>`.
+            output_root: see above.
+            data: name of the data config.
+            model: name of the model config.
+
+        Raises:
+            ConfigError: `path` exists and is not empty, or cannot be created.
+        """
+        if path is None:
+            # two runs may start within one second: the random end and the exclusive mkdir keep them apart
+            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            path = output_root / data / model / f"{stamp}-{secrets.token_hex(2)}"
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            raise ConfigError(
+                f"run_dir={path} exists and is not empty; go on with it by resume={path}, or name another folder"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"run_dir={path} cannot be created: {error.strerror}") from None
+        directory = cls(path)
+        directory.checkpoints.mkdir()
+        return directory
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Writes `contents` as JSON, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment(command: list[str]) -> dict[str, Any]:
+    """What one would ask about the machine if a result could not be repeated."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
+    return {
+        "command": command,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git": _git_commit(),
+        "versions": {
+            "segtrain": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in packages},
+        },
+        "platform": platform.platform(),
+        "cuda": {
+            "available": torch.cuda.is_available(),
+            "version": torch.version.cuda,
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "threads": torch.get_num_threads(),
+        "executable": sys.executable,
+    }
+
+
+def _git_commit() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has uncommitted changes; None outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "uncommitted_changes": bool(changed)}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,24 @@
+"""Where a run stands."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class RunState:
+    """What a run must remember besides weights and optimizer; everything else is derived from it.
+
+    Attributes:
+        step: completed optimizer updates.
+        evaluated_step: the step of the newest evaluation, 0 before the first.
+        best_value: best value of the monitored metric so far, None before the first evaluation.
+        best_step: the step at which it was reached.
+    """
+
+    step: int = 0
+    evaluated_step: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

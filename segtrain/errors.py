@@ -1,0 +1,38 @@
+"""What can go wrong on the user's side, each with the exit code it ends in.
+
+A `SegtrainError` is printed as one line, `segtrain: error: <message>`, without a traceback (`debug=true` shows it).
+The message names the file or config key, the offending value, and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SegtrainError(Exception):
+    """Base of everything a user can mend. `exit_code` is what the command line ends with."""
+
+    exit_code = 2
+
+
+class ConfigError(SegtrainError):
+    """A config key, group or value is wrong."""
+
+
+class DataError(SegtrainError):
+    """A data set, an image or a mask is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(SegtrainError):
+    """A checkpoint is missing, damaged, or belongs to something else."""
+
+
+class NonFiniteError(SegtrainError):
+    """The loss or a gradient is no longer a number."""
+
+    exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known word most like `word`, or `""` where none is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

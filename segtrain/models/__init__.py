@@ -1,0 +1,1 @@
+"""Networks that turn a feature pyramid into logits, all behind `segtrain.models.base.SegmentationModel`."""

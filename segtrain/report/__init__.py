@@ -1,0 +1,1 @@
+"""What leaves a run for people to look at. `pictures`: label maps, overlays and panels."""

@@ -1,0 +1,125 @@
+"""The values that travel between rooms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a data set, as read from disk or as augmented.
+
+    Attributes:
+        image: [H, W, C] uint8.
+        labels: [H, W] uint8 or int32: class indices in [0, num_classes), or the data set's ignore index.
+        name: what a message about this item calls it, unique within its split.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.integer]
+    name: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of equal size, stacked.
+
+    Attributes:
+        images: [N, C, H, W] uint8; normalised on the device.
+        labels: [N, H, W] integer, as in `Sample`.
+        names: N names.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+class ModelOutput(NamedTuple):
+    """What every segmentation model returns, in training and in evaluation.
+
+    Attributes:
+        logits: [N, num_classes, H, W] at the input's resolution, unnormalised.
+        aux: logits of the same shape by auxiliary head; empty in evaluation and for models without one.
+    """
+
+    logits: Tensor
+    aux: dict[str, Tensor]
+
+
+class Feature(NamedTuple):
+    """One level of a feature pyramid: its name, its channels, and its stride in input pixels."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+class SegmentationDataset(Protocol):
+    """What training and evaluation need of a data set (`torch.utils.data.Dataset` with a few facts)."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    in_channels: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample: ...
+
+    def names(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data it was trained on; travels in its checkpoint.
+
+    Attributes:
+        class_names: by class index.
+        palette: one RGB colour per class, 0..255.
+        ignore_index: label of pixels that count for nothing.
+        in_channels: of the images.
+        mean: per channel, of pixel values scaled to 0..1.
+        std: likewise.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and in which number format a model computes.
+
+    Attributes:
+        device: where model and batches live.
+        autocast_dtype: dtype of mixed precision, None for float32.
+        memory_format: of images and convolution weights.
+        loss_scaling: whether gradients need a loss scale (fp16 only: its smallest normal number is 6e-5).
+    """
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    memory_format: torch.memory_format
+    loss_scaling: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with its truth and its prediction ([H, W] class indices), for a picture."""
+
+    sample: Sample
+    prediction: NDArray[np.integer]
