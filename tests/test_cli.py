@@ -218,6 +218,17 @@ def test_list_of_a_kind_shows_every_option_and_how_to_add_one(run_cli: RunCli, k
     assert all(f"    {line}\n" in out for line in KINDS[kind].yaml)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_of_adding_one_composes_as_it_stands(run_cli: RunCli, tmp_path: Path, kind: str):
+    group = KINDS[kind].group
+    path = tmp_path / group / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(KINDS[kind].yaml))
+    code, out, err = run_cli("config", "--config-dir", tmp_path, f"{group}=mine")
+    assert (code, err) == (0, "")
+    assert f"{group}=mine" in out.splitlines()[0]
+
+
 def test_list_shows_the_users_own_kinds_without_hidden_files(run_cli: RunCli, paint_shop: Path):
     out = run_cli("list", "paint", "--config-dir", paint_shop)[1]
     assert out.startswith("blue   Blue paint\nred    Red paint (Smith et al. 2001)\n\nAdd your own")
@@ -265,7 +276,7 @@ def test_every_key_of_a_primary_config_is_explained():
         ("segtrain list mod", ["models"]),
         ("segtrain completion ", ["bash", "zsh", "fish"]),
         ("segtrain train --conf", ["--config-dir", "--config-name"]),
-        ("segtrain train mod", ["model"]),
+        ("segtrain train mod", ["model.", "model/", "model="]),
         ("segtrain train model=un", [f"model={name}" for name in find_groups()["model"] if name.startswith("un")]),
         ("segtrain train model/backbone=resnet3", ["model/backbone=resnet34"]),
         ("segtrain train trainer.max_s", ["trainer.max_steps="]),
@@ -289,7 +300,7 @@ def test_completion_query_reads_what_the_shell_function_sets(run_cli: RunCli, mo
     line = "segtrain train opt model=unet"
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len("segtrain train opt")))
-    assert run_cli("completion", "query") == (0, "optimizer=\n", "")
+    assert run_cli("completion", "query") == (0, "optimizer.\noptimizer=\n", "")
 
 
 def complete_in_bash(tmp_path: Path, words: list[str], settings: str = "") -> list[str]:
@@ -311,7 +322,7 @@ def complete_in_bash(tmp_path: Path, words: list[str], settings: str = "") -> li
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_bash_gets_a_space_after_what_is_complete(tmp_path: Path):
     assert complete_in_bash(tmp_path, ["segtrain", "ev"]) == ["evaluate "]
-    assert complete_in_bash(tmp_path, ["segtrain", "train", "optimi"]) == ["optimizer="]
+    assert complete_in_bash(tmp_path, ["segtrain", "train", "optimi"]) == ["optimizer.", "optimizer="]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

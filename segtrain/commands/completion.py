@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segtrain.commands import COMMANDS
 from segtrain.commands.list import KINDS
-from segtrain.config_tree import primary_keys, shipped_configs
+from segtrain.config_tree import find_groups, primary_keys, shipped_configs
 from segtrain.errors import ConfigError, SegtrainError, nearest
 from segtrain.terminal import split_config_dir
 
@@ -104,6 +104,9 @@ def _overrides(primary: str, earlier: list[str], word: str) -> list[str]:
     found = complete_override("train", choices, word, config_dir)
     if primary != "train":
         found += _beginning_with(word, [f"{key}=" for key in sorted(own)])
+    # Hydra offers a group with groups inside it as the bare name: model=... and model/backbone=... both go on from it.
+    groups = [text for text in found if text in find_groups(config_dir)]
+    found = [text for text in found if text not in groups] + [text + end for text in groups for end in "=/"]
     shown = (text for text in found if word.startswith("hydra") or not text.startswith("hydra"))
     return sorted({_with_slash(text) for text in shown if "=_" not in text})
 

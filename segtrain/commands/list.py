@@ -14,13 +14,13 @@ class Kind(NamedTuple):
     Attributes:
         group: the config group.
         what: what one option is.
-        yaml: three lines of an option of one's own.
+        yaml: a whole option of one's own.
         needs: what its class must be; empty where no class is needed.
     """
 
     group: str
     what: str
-    yaml: tuple[str, str, str]
+    yaml: tuple[str, ...]
     needs: str = "a class importable from the working directory, and "
 
 
@@ -36,13 +36,13 @@ KINDS = {
     "data": Kind(
         "data",
         "data set",
-        ("# My pictures: images and masks in two folders.", "defaults: [folder]", "root: /data/my_pictures"),
+        ("# Cells under the microscope.", "defaults: [folder]", "root: /data/cells", "classes: [background, cell]"),
         needs="",
     ),
     "augment": Kind(
         "augment",
         "augmentation",
-        ("# As the standard augmentation, with what I change.", "defaults: [standard]", "# its keys, with new values"),
+        ("# The standard augmentation on larger crops.", "defaults: [standard]", "crop_size: [512, 512]"),
         needs="",
     ),
     "losses": Kind(

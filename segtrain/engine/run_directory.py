@@ -68,6 +68,9 @@ class RunDirectory:
             path.rmdir()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir={path} cannot be created: {error.strerror}") from None
+        try:
             path.mkdir()
         except FileExistsError:
             raise ConfigError(
