@@ -44,7 +44,7 @@ class Augmentation:
         self._compose.set_random_state(np.random.default_rng(state), random.Random(state))
         try:
             result = self._compose(image=sample.image, mask=sample.labels)
-        except (ValueError, cv2.error) as error:
+        except Exception as error:  # albumentations', OpenCV's and a user's own have no base in common
             height, width = sample.labels.shape
             raise DataError(f"{sample.name} ({height}x{width}): augmentation failed: {_one_line(error)}") from error
         return Sample(result["image"], result["mask"], sample.name)
@@ -170,7 +170,7 @@ def _find_class(target: str, key: str, trusted: bool) -> type:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError):
-        raise ConfigError(f"{key}._target_={target}: there is no module {module_name or target!r}") from None
+        raise ConfigError(f"{key}._target_={target}: there is no module {module_name or target}") from None
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, BasicTransform | BaseCompose)):
         classes = inspect.getmembers(module, inspect.isclass)

@@ -116,16 +116,19 @@ class _Fetch(Dataset):
         self.dataset = dataset
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Parts] | Exception:
-        failure: Exception
         try:
             samples = [self.dataset[key] for key in keys]
             return [_stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample.image.shape)]
         except SegtrainError as error:
-            failure = error
+            return _with_note(error)
         except Exception as error:
-            failure = RuntimeError(f"{type(error).__name__}: {error}")
-        failure.add_note(f"While a batch was read:\n{traceback.format_exc()}")
-        return failure.with_traceback(None)
+            return _with_note(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _with_note(failure: Exception) -> Exception:
+    """`failure` with the traceback of the exception being handled as a note, which travels, unlike a traceback."""
+    failure.add_note(f"While a batch was read:\n{traceback.format_exc()}")
+    return failure.with_traceback(None)
 
 
 def _stack(samples: list[Sample]) -> Parts:

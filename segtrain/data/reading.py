@@ -99,7 +99,7 @@ def _load(path: str | Path, formats: tuple[str, ...]) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         problem = f"more than {MAX_PIXELS:,} pixels; cut it into tiles"
     except Image.UnidentifiedImageError:
-        problem = f"not an image of a known format ({', '.join(formats)})"
+        problem = f"damaged, or not an image of a known format ({', '.join(formats)})"
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         problem = f"unreadable or truncated ({reason}); replace the file or remove it from its split"

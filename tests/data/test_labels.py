@@ -107,5 +107,5 @@ def test_two_classes_of_one_colour_cannot_be_decoded():
 
 @pytest.mark.parametrize("palette", [[[0, 0, 0]], [[0, 0, 0], [0, 0, 256]], [[0, 0, 0], [0, 0]]])
 def test_a_palette_has_one_rgb_colour_for_every_class(palette):
-    with pytest.raises(ConfigError, match="data.palette"):
+    with pytest.raises(ConfigError, match=r"data\.palette"):
         check_palette(palette, 2)

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from data_files import save
 from PIL import Image
 
 from segtrain.data import reading
@@ -9,22 +8,22 @@ from segtrain.errors import ConfigError, DataError
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path, save):
     values = np.random.default_rng(0).integers(0, 255, (40, 60, 3))
     return save(tmp_path / "photo.jpg", values, quality=90)
 
 
-def test_an_image_is_read_as_height_width_rgb(tmp_path):
+def test_an_image_is_read_as_height_width_rgb(tmp_path, save):
     path = save(tmp_path / "a.png", [[[1, 2, 3], [4, 5, 6]]])
     assert read_image(path, in_channels=3).tolist() == [[[1, 2, 3], [4, 5, 6]]]
 
 
-def test_a_grey_image_is_repeated_for_three_channels(tmp_path):
+def test_a_grey_image_is_repeated_for_three_channels(tmp_path, save):
     path = save(tmp_path / "a.png", [[7, 8]])
     assert read_image(path, in_channels=3).tolist() == [[[7, 7, 7], [8, 8, 8]]]
 
 
-def test_an_rgb_image_becomes_luma_for_one_channel(tmp_path):
+def test_an_rgb_image_becomes_luma_for_one_channel(tmp_path, save):
     path = save(tmp_path / "a.png", [[[255, 0, 0], [0, 255, 0]]])
     assert read_image(path, in_channels=1).tolist() == [[[76], [150]]]  # 0.299 * 255, 0.587 * 255
 
@@ -42,14 +41,14 @@ def test_exif_orientation_turns_the_image_upright(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp", "webp"])
-def test_a_truncated_image_is_an_error_that_names_the_file(tmp_path, suffix):
+def test_a_truncated_image_is_an_error_that_names_the_file(tmp_path, suffix, save):
     path = save(tmp_path / f"photo.{suffix}", np.random.default_rng(0).integers(0, 255, (40, 60, 3)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(DataError, match=f"photo.{suffix}: "):
         read_image(path, in_channels=3)
 
 
-def test_every_prefix_of_a_png_mask_is_read_fully_or_refused(tmp_path):
+def test_every_prefix_of_a_png_mask_is_read_fully_or_refused(tmp_path, save):
     values = np.arange(300).reshape(15, 20) % 7
     whole = save(tmp_path / "a.png", values).read_bytes()
     for length in range(len(whole)):
@@ -61,7 +60,8 @@ def test_every_prefix_of_a_png_mask_is_read_fully_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "no such file"), (b"", "not an image"), (b"P6 1 1 255 abc", "not an image")]
+    ("content", "reason"),
+    [(None, "no such file"), (b"", "damaged, or not an image"), (b"P6 1 1 255 abc", "damaged, or not an image")],
 )
 def test_a_file_that_is_missing_or_no_image_is_an_error(tmp_path, content, reason):
     path = tmp_path / "a.png"
@@ -71,14 +71,14 @@ def test_a_file_that_is_missing_or_no_image_is_an_error(tmp_path, content, reaso
         read_image(path, in_channels=3)
 
 
-def test_an_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_an_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch, save):
     path = save(tmp_path / "a.png", np.zeros((20, 10)))
     monkeypatch.setattr(reading, "MAX_PIXELS", 199)
     with pytest.raises(DataError, match="10x20 is more than 199 pixels"):
         read_image(path, in_channels=3)
 
 
-def test_pil_bomb_warnings_are_errors(tmp_path, monkeypatch):
+def test_pil_bomb_warnings_are_errors(tmp_path, monkeypatch, save):
     path = save(tmp_path / "a.png", np.zeros((20, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
     with pytest.raises(DataError, match="cut it into tiles"):
@@ -110,24 +110,24 @@ def test_an_index_mask_keeps_values_of_sixteen_bits(tmp_path):
     assert read_mask(tmp_path / "a.png", "index").tolist() == [[0, 300, 65535]]
 
 
-def test_an_index_mask_with_several_channels_is_an_error(tmp_path):
+def test_an_index_mask_with_several_channels_is_an_error(tmp_path, save):
     path = save(tmp_path / "a.png", [[[1, 2, 3]]])
     with pytest.raises(DataError, match="mask_format=palette"):
         read_mask(path, "index")
 
 
 @pytest.mark.parametrize("values", [[[0, 1, 255]], [[[0, 0, 0], [0, 0, 9], [255, 255, 255]]]])
-def test_a_binary_mask_is_one_wherever_it_is_not_zero(tmp_path, values):
+def test_a_binary_mask_is_one_wherever_it_is_not_zero(tmp_path, values, save):
     assert read_mask(save(tmp_path / "a.png", values), "binary").tolist() == [[0, 1, 1]]
 
 
-def test_transparency_of_a_binary_mask_does_not_count(tmp_path):
+def test_transparency_of_a_binary_mask_does_not_count(tmp_path, save):
     path = save(tmp_path / "a.png", [[[0, 0, 0, 255], [9, 0, 0, 255]]])
     assert read_mask(path, "binary").tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("values", [[[[1, 2, 3]]], [[[1, 2, 3, 255]]]])
-def test_a_palette_mask_is_read_as_packed_colours(tmp_path, values):
+def test_a_palette_mask_is_read_as_packed_colours(tmp_path, values, save):
     assert read_mask(save(tmp_path / "a.png", values), "palette").tolist() == [[0x010203]]
 
 

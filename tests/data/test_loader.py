@@ -1,0 +1,207 @@
+import os
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from segtrain.data.augment import build_transforms
+from segtrain.data.loader import LoaderOptions, eval_loader, train_loader
+from segtrain.errors import ConfigError, DataError
+from segtrain.types import Sample
+
+
+def options(**changes):
+    standard = {"batch_size": 3, "eval_batch_size": 2, "workers": 0, "drop_last": True, "timeout": 60}
+    return LoaderOptions(**(standard | changes))
+
+
+def train(dataset, count, start_batch=0, **changes):
+    loader = train_loader(dataset, options(**changes), seed=4, start_batch=start_batch, pin_memory=False)
+    return list(islice(loader, count))
+
+
+def evaluate(dataset, **changes):
+    return list(eval_loader(dataset, options(**changes), pin_memory=False))
+
+
+@pytest.fixture
+def augmented(shapes):
+    spec = {
+        "crop": {
+            "_target_": "segtrain.data.augment.RandomScaleCrop",
+            "size": [40, 40],
+            "scale": [0.5, 2.0],
+            "fill": [0.5, 0.5, 0.5],
+        },
+        "flip": {"_target_": "albumentations.HorizontalFlip", "p": 0.5},
+        "colour": {"_target_": "albumentations.ColorJitter", "p": 1.0},
+        "noise": {"_target_": "albumentations.GaussNoise", "p": 1.0},
+    }
+    return shapes(num_train=7).with_transform(build_transforms(spec, 255, "augment.train", trusted=False), seed=4)
+
+
+def assert_equal(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.names == b.names
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+class Sized:
+    """A data set of zeros, of the sizes given; `action` is called with an item's index before it is read."""
+
+    class_names = ("a", "b")
+    palette = ((0, 0, 0), (1, 1, 1))
+    ignore_index = 255
+    in_channels = 3
+
+    def __init__(self, *sizes, action=lambda index: None):
+        self.sizes = sizes
+        self.action = action
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def names(self):
+        return [str(index) for index in range(len(self))]
+
+    def __getitem__(self, key):
+        self.action(key[1])
+        size = self.sizes[key[1]]
+        return Sample(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), str(key[1]))
+
+
+class UnpicklableError(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def fail_with_data_error(index):
+    raise DataError("mask.png: label value 34 at row 12, column 80")
+
+
+def fail_with_a_bug(index):
+    raise UnpicklableError("a", "bug")
+
+
+def die(index):
+    os._exit(3)
+
+
+def sleep(index):
+    time.sleep(3)
+
+
+def test_a_training_batch_is_stacked_channels_first(shapes):
+    batch = train(shapes(), 1)[0]
+    assert batch.images.shape == (3, 3, 48, 64)
+    assert batch.images.dtype == batch.labels.dtype == torch.uint8
+    assert batch.labels.shape == (3, 48, 64)
+    assert batch.images[1].permute(1, 2, 0).tolist() == shapes().read(int(batch.names[1][-5:])).image.tolist()
+
+
+def test_the_augmented_stream_is_the_same_with_0_and_2_workers_across_epochs(augmented):
+    assert_equal(train(augmented, 7, workers=0), train(augmented, 7, workers=2))
+
+
+def test_starting_at_a_later_batch_is_slicing_the_augmented_stream(augmented):
+    assert_equal(train(augmented, 7)[3:], train(augmented, 4, start_batch=3))
+
+
+def test_an_item_is_augmented_differently_in_the_next_epoch(augmented):
+    whole = train(augmented, 2, batch_size=7)
+    order = [whole[1].names.index(name) for name in whole[0].names]
+    assert not torch.equal(whole[0].images, whole[1].images[order])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_global_random_state_is_consumed(workers, shapes, augmented):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    train(augmented, 2, workers=workers)
+    evaluate(shapes(), workers=workers)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_error_arrives_with_its_own_text(workers):
+    with pytest.raises(DataError) as caught:
+        train(Sized(*[(2, 2)] * 3, action=fail_with_data_error), 1, workers=workers)
+    assert str(caught.value) == "mask.png: label value 34 at row 12, column 80"
+
+
+def test_a_data_error_of_a_worker_carries_the_workers_traceback_as_a_note():
+    with pytest.raises(DataError) as caught:
+        train(Sized(*[(2, 2)] * 3, action=fail_with_data_error), 1, workers=1)
+    assert "in fail_with_data_error" in "".join(caught.value.__notes__)
+
+
+def test_an_exception_that_cannot_be_sent_does_not_hang():
+    with pytest.raises(RuntimeError, match="UnpicklableError: a bug"):
+        train(Sized(*[(2, 2)] * 3, action=fail_with_a_bug), 1, workers=1)
+
+
+def test_a_worker_that_dies_is_an_error():
+    with pytest.raises(DataError, match="a loader worker ended"):
+        train(Sized(*[(2, 2)] * 3, action=die), 1, workers=1)
+
+
+def test_a_worker_that_takes_too_long_is_an_error():
+    with pytest.raises(DataError, match=r"in 1 s; raise data\.timeout"):
+        train(Sized(*[(2, 2)] * 3, action=sleep), 1, workers=1, timeout=1)
+
+
+def test_samples_of_unequal_size_in_one_batch_are_an_error_with_the_remedy():
+    with pytest.raises(DataError, match=r"differ in size: .*crop_size.* or set data\.batch_size=1"):
+        train(Sized((2, 2), (2, 3), (2, 2)), 1)
+
+
+def test_a_batch_larger_than_the_data_is_an_error():
+    with pytest.raises(DataError, match=r"data\.batch_size=3 is larger than the training data of 2 items"):
+        train(Sized((2, 2), (2, 2)), 1)
+
+
+def test_evaluation_groups_neighbours_of_equal_size_and_keeps_every_item_in_order():
+    small, large = (2, 2), (3, 3)
+    lists = evaluate(Sized(small, small, large, small, large), eval_batch_size=4)
+    assert [[batch.names for batch in batches] for batches in lists] == [[("0", "1"), ("2",), ("3",)], [("4",)]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_yields_every_item_exactly_once(workers, shapes):
+    lists = evaluate(shapes("val", num_val=5), workers=workers)
+    assert [name for batches in lists for batch in batches for name in batch.names] == [
+        f"val_0000{index}" for index in range(5)
+    ]
+
+
+def test_evaluation_can_be_repeated(shapes):
+    loader = eval_loader(shapes("val"), options(workers=1), pin_memory=False)
+    assert_equal([batch for batches in loader for batch in batches], [batch for batches in loader for batch in batches])
+
+
+def test_an_empty_evaluation_set_is_an_error():
+    with pytest.raises(DataError, match="evaluation data set is empty"):
+        evaluate(Sized())
+
+
+def test_a_damaged_file_reaches_the_user_from_a_worker_in_one_line(write_folder, save, folder):
+    root = write_folder({"x": np.zeros((40, 40))})
+    path = save(root / "images" / "x.jpg", np.random.default_rng(0).integers(0, 255, (40, 40, 3)))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"x\.jpg: unreadable or truncated") as caught:
+        train(folder(root), 1, workers=1, batch_size=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"eval_batch_size": 0}, {"workers": -1}, {"timeout": -1}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_an_impossible_loader_option_is_a_config_error_with_its_key(wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=f"data.{name}={value}"):
+        options(**wrong)

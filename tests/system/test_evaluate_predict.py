@@ -1,0 +1,107 @@
+"""`segtrain evaluate` and `segtrain predict`: nothing restated, and the numbers of the training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtrain.engine import checkpoint
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+def test_evaluate_gives_the_numbers_of_the_training(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    during = json.loads((finished_run / "results.json").read_text())
+    code, out, err = run_cli("evaluate", f"checkpoint={finished_run}/checkpoints/last.pt", f"output={tmp_path}")
+    assert code == 0, err
+    after = json.loads((tmp_path / "results.json").read_text())
+    assert after["confusion"] == during["confusion"]
+    assert (after["miou"], after["loss"], after["step"]) == (during["miou"], during["loss"], during["step"])
+    assert f"{during['miou']:.4f}" in out
+
+
+def test_overrides_apply_on_top_of_the_checkpoint(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    best = f"checkpoint={finished_run}/checkpoints/last.pt"
+    code, _, err = run_cli("evaluate", best, f"output={tmp_path}", "data.num_val=3", "inference.scale=0.5")
+    assert code == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["images"] == 3
+    assert results["miou"] != json.loads((finished_run / "results.json").read_text())["miou"]
+
+
+def test_evaluate_takes_class_weights_from_the_checkpoint(train: Callable[..., Path], run_cli: RunCli) -> None:
+    run = train("loss.class_weights=enet")
+    during = json.loads((run / "results.json").read_text())
+    code, _, err = run_cli("evaluate", f"checkpoint={run}/checkpoints/last.pt")
+    assert code == 0, err
+    assert json.loads((run / "results.json").read_text())["loss"] == during["loss"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of different sizes, one of them grey and one with dots in its name."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, shape in {"a.png": (33, 47, 3), "b.v2.jpg": (64, 50, 3), "grey.png": (40, 40)}.items():
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_predict_writes_every_product_at_the_inputs_resolution(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    best = finished_run / "checkpoints" / "best.pt"
+    save = "save=[index,palette,overlay,probabilities,confidence]"
+    code, _, err = run_cli("predict", f"checkpoint={best}", f"input={photos}", f"output={tmp_path}", save)
+    assert code == 0, err
+    facts = checkpoint.load(best)["facts"]
+    for name, (height, width) in {"a": (33, 47), "b.v2": (64, 50), "grey": (40, 40)}.items():
+        index = np.array(Image.open(tmp_path / "index" / f"{name}.png"))
+        palette = Image.open(tmp_path / "palette" / f"{name}.png")
+        archive = np.load(tmp_path / "probabilities" / f"{name}.npz")
+        confidence = np.array(Image.open(tmp_path / "confidence" / f"{name}.png"))
+        probabilities = archive["probabilities"].astype(np.float32)
+        assert index.shape == (height, width)
+        assert np.array_equal(np.array(palette), index)
+        assert np.array_equal(np.array(palette.convert("RGB")), np.array(facts["palette"], dtype=np.uint8)[index])
+        assert Image.open(tmp_path / "overlay" / f"{name}.png").size == (width, height)
+        assert list(archive["class_names"]) == list(facts["class_names"])
+        assert probabilities.shape == (7, height, width)
+        assert probabilities.sum(axis=0) == pytest.approx(np.ones((height, width)), abs=0.01)
+        assert confidence / 255 == pytest.approx(probabilities.max(axis=0), abs=0.01)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("confidence", "index", "overlay", "palette", "probabilities")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [("a.png", ["a.png"]), ("*.png", ["a.png", "grey.png"]), ("", ["a.png", "b.v2.png", "grey.png"])],
+    ids=["file", "glob", "folder"],
+)
+def test_input_is_a_file_a_glob_or_a_folder(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path, where: str, names: list[str]
+) -> None:
+    code, _, err = run_cli(
+        *("predict", f"checkpoint={finished_run}/checkpoints/best.pt"),
+        *(f"input='{photos / where}'", f"output={tmp_path}", "save=[index]"),
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == names
+
+
+def test_two_files_of_one_stem_do_not_overwrite_each_other(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    for name in ("x.png", "x.bmp"):
+        Image.open(photos / "a.png").save(tmp_path / name)
+    code, _, err = run_cli(
+        *("predict", f"checkpoint={finished_run}/checkpoints/best.pt"),
+        *(f"input={tmp_path}", f"output={tmp_path / 'out'}", "save=[index]"),
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "out" / "index").iterdir()) == ["x.bmp.png", "x.png.png"]
