@@ -14,7 +14,7 @@ from segtrain.build import Builder, saved_facts
 from segtrain.compose import Job
 from segtrain.data.loader import eval_loader, train_loader
 from segtrain.engine import checkpoint
-from segtrain.engine.logger import attach_file, close_log, log_to_terminal
+from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.precision import choose_hardware, seed_everything
 from segtrain.engine.run_directory import RunDirectory, environment, write_json
 from segtrain.engine.trainer import Parts, Trainer
@@ -77,6 +77,9 @@ def train(start: Start, command: Sequence[str]) -> None:
     log_to_terminal()
     try:
         _train(start, command)
+    except Exception as error:
+        log_failure(error)
+        raise
     finally:
         close_log()
 

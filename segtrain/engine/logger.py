@@ -81,6 +81,14 @@ def attach_file(path: Path) -> None:
     log.addHandler(file)
 
 
+def log_failure(error: BaseException) -> None:
+    """Writes into the log file alone what ended the run; on the terminal the command line says it."""
+    record = log.makeRecord(log.name, logging.ERROR, "", 0, "%s: %s", (type(error).__name__, error), None)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(record)
+
+
 def close_log() -> None:
     """Takes the log's handlers away and closes its file."""
     for handler in list(log.handlers):

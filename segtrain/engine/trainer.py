@@ -24,7 +24,7 @@ from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import RunDirectory, write_json
 from segtrain.engine.state import RunState
 from segtrain.engine.window import Window
-from segtrain.errors import ConfigError, NonFiniteError
+from segtrain.errors import ConfigError, DataError, NonFiniteError
 from segtrain.inference import Predictor
 from segtrain.types import Batch, DataFacts, Example, Hardware, ModelOutput
 
@@ -94,26 +94,39 @@ class Trainer:
         self.window = Window(hardware.device)
 
     def train(self) -> RunState:
-        """Runs to the end, or to the step in which Ctrl-C was pressed; see `interrupted`."""
+        """Runs to the end, or to the step in which Ctrl-C was pressed; `finished` says which.
+
+        Raises:
+            DataError: a sample cannot be read; the steps done so far are saved first.
+            NonFiniteError: see `log_window`.
+        """
         self.parts.model.train()
         batches = iter(self.parts.train_batches(self.state.step))
         progress = Progress(
             "train", self.max_steps, initial=self.state.step, unit="step", line_every=self.options.log_every
         )
         with Interrupt() as interrupt, progress:
-            while not interrupt.requested:
-                if self._evaluation_due():
-                    self.evaluate(interrupt)
-                if self.state.step >= self.max_steps or interrupt.requested:
-                    break
-                self.train_step(batches)
-                if self.state.step % self.options.log_every == 0 or self.state.step == self.max_steps:
-                    self.log_window(progress)
-                progress.advance()
-                if self.options.save_every and self.state.step % self.options.save_every == 0:
+            try:
+                self._loop(batches, interrupt, progress)
+            except DataError:
+                if self.state.step > 0:
                     self.save_last()
+                raise
             self.save_last()
         return self.state
+
+    def _loop(self, batches: Iterator[Batch], interrupt: Interrupt, progress: Progress) -> None:
+        while not interrupt.requested:
+            if self._evaluation_due():
+                self.evaluate(interrupt)
+            if self.state.step >= self.max_steps or interrupt.requested:
+                return
+            self.train_step(batches)
+            if self.state.step % self.options.log_every == 0 or self.state.step == self.max_steps:
+                self.log_window(progress)
+            progress.advance()
+            if self.options.save_every and self.state.step % self.options.save_every == 0:
+                self.save_last()
 
     @property
     def finished(self) -> bool:
@@ -196,7 +209,7 @@ class Trainer:
         scalars = evaluation.scalars(parts.facts)
         improved = self._record_best(scalars)
         self.logger.scalars("val", step, scalars)
-        write_json(self.directory.results, {"step": step, **evaluation.results(parts.facts)})
+        write_json(self.directory.results, {"step": step, "max_steps": self.max_steps, **evaluation.results(parts.facts)})
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(

@@ -91,7 +91,7 @@ def die(index):
 
 
 def sleep(index):
-    time.sleep(3)
+    time.sleep(1.5)
 
 
 def test_a_training_batch_is_stacked_channels_first(shapes):
@@ -150,7 +150,7 @@ def test_a_worker_that_dies_is_an_error():
 
 def test_a_worker_that_takes_too_long_is_an_error():
     with pytest.raises(DataError, match=r"in 1 s; raise data\.timeout"):
-        train(Sized(*[(2, 2)] * 3, action=sleep), 1, workers=1, timeout=1)
+        train(Sized(*[(2, 2)] * 3, action=sleep), 1, workers=1, batch_size=1, timeout=1)
 
 
 def test_samples_of_unequal_size_in_one_batch_are_an_error_with_the_remedy():
