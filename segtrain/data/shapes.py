@@ -1,10 +1,11 @@
 """Shapes: pictures drawn on demand, to learn from and to test with, where nothing can be downloaded.
 
 Discs, squares, triangles, rings, crosses and bars, turned, of several sizes and partly hidden by each other, lie on
-a textured background. Colour says nothing about the class and texture only a little, so a model has to look at
-outlines. Classes are far from balanced, and a thin rim around every object is ignored, as in VOC.
+a textured background. Colour and texture hint at the class, and mislead for every second object, so a model has to
+look at outlines. Classes are far from balanced, and a thin rim around every object is ignored, as in VOC.
 """
 
+import colorsys
 import hashlib
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ from segtrain.types import Sample
 Mask = NDArray[np.uint8]
 
 _NUM_TEXTURES = 5
-_FAVOURITE = 0.4  # how often an object has its class's favourite texture; else any
+_FAVOURITE = 0.5  # how often an object has its class's favourite colour, and how often its texture; else any
 _RARER = 0.7  # every class is this much as frequent as the one before
 
 
@@ -85,15 +86,15 @@ class Shapes(LabelledDataset):
     def read(self, index: int) -> Sample:
         digest = hashlib.blake2b(f"{self.drawing_seed}|{self.split}|{index}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(digest, "little"))
-        image = _texture(rng, self.size, int(rng.integers(_NUM_TEXTURES)), contrast=25)
+        dull = rng.uniform(50, 190) + rng.uniform(-20, 20, size=3)
+        image = _texture(rng, self.size, dull, int(rng.integers(_NUM_TEXTURES)))
         labels = np.zeros(self.size, dtype=np.uint8)
         objects = np.zeros(self.size, dtype=np.uint8)  # which object is seen, 0 where none is
         for number, label in enumerate(self._draw_labels(rng, index), start=1):
             mask, box = _draw_outline(rng, self.class_names[label], self.size)
             inside = mask > 0
-            favourite = rng.random() < _FAVOURITE
-            texture = label % _NUM_TEXTURES if favourite else int(rng.integers(_NUM_TEXTURES))
-            image[box][inside] = _texture(rng, mask.shape, texture, contrast=30)[inside]
+            colour, texture = self._draw_surface(rng, label)
+            image[box][inside] = _texture(rng, mask.shape, colour, texture)[inside]
             labels[box][inside] = label
             objects[box][inside] = number
         # Where neighbours belong to different objects: a rim of one pixel on either side of every visible outline.
@@ -112,6 +113,13 @@ class Shapes(LabelledDataset):
         frequency = _RARER ** np.arange(num_shapes)
         behind = rng.choice(num_shapes, size=rng.integers(2, 6), p=frequency / frequency.sum())
         return [int(label) + 1 for label in (*behind, index % num_shapes)]
+
+    def _draw_surface(self, rng: Generator, label: int) -> tuple[NDArray[np.float64], int]:
+        """Colour (red, green, blue) and texture of an object, each by itself its class's favourite or any."""
+        hue = label / (len(self.class_names) - 1) + rng.normal(0, 0.06) if rng.random() < _FAVOURITE else rng.random()
+        colour = np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95)))
+        texture = label if rng.random() < _FAVOURITE else int(rng.integers(_NUM_TEXTURES))
+        return 255 * colour, texture % _NUM_TEXTURES
 
 
 def _draw_outline(rng: Generator, shape: str, size: tuple[int, int]) -> tuple[Mask, tuple[slice, slice]]:
@@ -180,17 +188,16 @@ _OUTLINES: dict[str, Callable[[Generator], Outlines]] = {
 }
 
 
-def _texture(rng: Generator, size: tuple[int, ...], kind: int, contrast: float) -> NDArray[np.float32]:
-    """[H, W, 3] float32, about 0..255: any colour, varied by clouds and by a pattern of `kind`."""
+def _texture(rng: Generator, size: tuple[int, ...], colour: NDArray[np.float64], kind: int) -> NDArray[np.float32]:
+    """[H, W, 3] float32, about 0..255: a colour, varied by clouds and by a pattern of `kind`."""
     height, width = size[:2]
-    colour = rng.uniform(40, 215, size=3).astype(np.float32)
     clouds = cv2.resize(
         rng.uniform(-1, 1, (4, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    texture = colour + 0.8 * contrast * clouds
+    texture = colour.astype(np.float32) + 18 * clouds
     pattern = _pattern(rng, height, width, kind)
     if pattern is not None:
-        texture += contrast * pattern[..., None] * rng.uniform(-1, 1, size=3).astype(np.float32).round(1)
+        texture += 22 * pattern[..., None] * rng.uniform(-1, 1, size=3).astype(np.float32)
     return texture
 
 
