@@ -6,15 +6,15 @@ once; the other methods build one object each. The rooms below never see a confi
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from segtrain.construct import KNOWN_PACKAGES, Slot, check_arguments, signature
-from segtrain.data.augment import Augmentation, build_transforms
+from segtrain.construct import KNOWN_PACKAGES, Slot, signature
+from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import LoaderOptions
 from segtrain.data.statistics import pixel_counts
@@ -26,6 +26,8 @@ from segtrain.losses.class_weights import Rule, class_weights
 from segtrain.models.base import SegmentationModel
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
+from segtrain.options import DataOptions, GroupOptions, RateOptions, RunOptions, check_options, read_options
+from segtrain.transforms import build_transforms
 from segtrain.types import DataFacts
 
 log = logging.getLogger("segtrain")
@@ -39,24 +41,6 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "schedule": (Schedule, ("max_steps",)),
     "inference": (Strategy, ()),
 }
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """The keys of `data` that are neither the data set's nor the loader's."""
-
-    train_split: str
-    val_split: str
-    mean: list[float]
-    std: list[float]
-
-
-@dataclass(frozen=True)
-class GroupOptions:
-    """The keys of `optimizer` that are not the optimizer's; see `parameter_groups`."""
-
-    backbone_lr_multiplier: float
-    decay_norm_and_bias: bool
 
 
 # Keys that stand in a section for something else than its `_target_`.
@@ -77,22 +61,40 @@ class Builder:
         self.packages = None if trusted is None else (*KNOWN_PACKAGES, *trusted)
 
     def check(self, *sections: str) -> None:
-        """Looks at the named sections (`trainer` and those of `SECTIONS`) without building anything.
+        """Looks at the named sections before anything is read or built.
+
+        Args:
+            sections: those of `SECTIONS`, `trainer`, `augment.train`, `augment.evaluate`, and `run` for the keys
+                outside of all sections.
 
         Raises:
             ConfigError: with one line for each thing that is wrong.
         """
         problems: list[str] = []
         for name in sections:
-            if name == "trainer":
-                problems += _check_options(name, self.section(name), TrainerOptions)
-                continue
-            host, *guests = self._split(name)
-            for options, node in zip(GUESTS.get(name, ()), guests, strict=True):
-                problems += _check_options(name, node, options)
-            problems += self._slot(name, _with_weights_as_numbers(host)).check()
+            try:
+                problems += self._problems(name)
+            except ConfigError as error:
+                problems += str(error).splitlines()
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+    def _problems(self, name: str) -> list[str]:
+        if name == "run":
+            read_options(self.config, RunOptions)
+            return []
+        if name == "trainer":
+            return check_options(name, self.section(name), TrainerOptions)
+        if name.startswith("augment."):
+            self.augmentation(name.removeprefix("augment."), ignore_index=255)
+            return []
+        host, *guests = self._split(name)
+        problems = []
+        for options, node in zip(GUESTS.get(name, ()), guests, strict=True):
+            problems += check_options(name, node, options)
+        if name == "optimizer":
+            problems += check_options(name, _rates(host), RateOptions)
+        return problems + self._slot(name, _with_weights_as_numbers(host)).check()
 
     def section(self, name: str) -> dict[str, Any]:
         """A section as plain values, interpolations resolved.
@@ -102,7 +104,7 @@ class Builder:
         """
         node = self.config.get(name)
         if not isinstance(node, DictConfig):
-            raise ConfigError(f"{name}={node!r}: the config has no such section; choose one by {name}=<name>")
+            raise ConfigError(f"{name}: the config has no such section; choose one by {name}=<name>")
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}
@@ -134,6 +136,8 @@ class Builder:
             values = getattr(options, key)
             if len(values) != dataset.in_channels:
                 raise ConfigError(f"data.{key}={values}: {dataset.in_channels} value(s) needed, one for each channel")
+        if min(options.std) <= 0:
+            raise ConfigError(f"data.std={options.std}: a standard deviation must be positive")
         return DataFacts(
             dataset.class_names,
             dataset.palette,
@@ -145,8 +149,23 @@ class Builder:
 
     def augmentation(self, when: str, ignore_index: int) -> Augmentation:
         """The transforms of `augment.train` or `augment.evaluate`, in their order."""
-        spec = self.section("augment")[when]
-        return build_transforms(spec, ignore_index, key=f"augment.{when}", trusted=self.packages is None)
+        key = f"augment.{when}"
+        try:
+            return build_transforms(self.section("augment").get(when), ignore_index, key, self.packages)
+        except ConfigError as error:
+            lines = [self._with_references(line, key) for line in str(error).splitlines()]
+            raise ConfigError("\n".join(lines)) from error
+
+    def _with_references(self, line: str, key: str) -> str:
+        """A line about a node in `key`, and which of the values it names come from elsewhere: (size: ${a.b})."""
+        name = line.removeprefix(f"{key}.").partition(".")[0].partition(":")[0]
+        node = OmegaConf.select(self.config, f"{key}.{name}")
+        references = [
+            f"{argument!s}: {value}"
+            for argument, value in (node.items_ex(resolve=False) if isinstance(node, DictConfig) else ())
+            if isinstance(value, str) and value.startswith("${") and f"{argument!s}=" in line
+        ]
+        return f"{line} ({', '.join(references)})" if references else line
 
     def model(self, facts: DataFacts, pretrained: bool) -> SegmentationModel:
         """The model, with the weights the config names.
@@ -190,7 +209,7 @@ class Builder:
     def optimizer(self, model: nn.Module) -> Optimizer:
         host, guest = self._split("optimizer")
         try:
-            groups = parameter_groups(model, host["lr"], host.get("weight_decay", 0.0), **guest)
+            groups = parameter_groups(model, **asdict(RateOptions(**_rates(host))), **guest)
         except ConfigError as error:
             raise ConfigError(f"optimizer.{error}") from None
         optimizer: Optimizer = self._slot("optimizer", host, params=groups).build()
@@ -235,9 +254,8 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
-def _check_options(key: str, node: dict[str, Any], options: type) -> list[str]:
-    parameters, hints = signature(options)
-    return check_arguments(key, node, parameters, hints, {}, key)
+def _rates(host: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: host[key] for key in signature(RateOptions)[0] if key in host}
 
 
 def _weight_rules(node: Any) -> set[Any]:

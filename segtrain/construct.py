@@ -11,10 +11,11 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from segtrain.errors import ConfigError, SegtrainError, nearest
+from segtrain.errors import ConfigError, SegtrainError, nearest, one_line
 
 # What a config out of a checkpoint may name: it comes from whoever made the file. `build` narrows it to one base class.
 KNOWN_PACKAGES = ("segtrain", "torch.optim", "torch.nn", "torchvision", "albumentations")
@@ -28,7 +29,8 @@ class Slot:
         key: the node's config key, for messages.
         node: plain dict, interpolations resolved; holds `_target_`.
         base: the class the object must be an instance of; a function that returns one is not accepted.
-        provided: arguments that do not stand in the config (`num_classes`), given to whatever takes them.
+        provided: arguments that do not stand in the config (`num_classes`), given to whatever takes them and does not
+            say None by default.
         packages: packages `_target_` may name; None for any that is importable.
     """
 
@@ -88,7 +90,11 @@ class Slot:
         cls = find_class(value["_target_"], object, key, self.packages)
         assert not isinstance(cls, str)
         parameters, _ = signature(cls)
-        arguments |= {name: given for name, given in self.provided.items() if name in parameters and name not in value}
+        arguments |= {
+            name: given
+            for name, given in self.provided.items()
+            if name in parameters and name not in value and parameters[name].default is not None
+        }
         try:
             return cls(**arguments)
         except ConfigError as error:
@@ -96,7 +102,7 @@ class Slot:
         except SegtrainError:
             raise
         except (TypeError, ValueError, KeyError, ImportError) as error:
-            raise ConfigError(f"{key}: {cls.__name__} refused its arguments: {error}") from error
+            raise ConfigError(f"{key}: {cls.__name__} refused its arguments: {one_line(error)}") from error
 
 
 def is_node(value: Any) -> bool:
@@ -107,7 +113,7 @@ def is_node(value: Any) -> bool:
 def find_class(path: Any, base: type, key: str, packages: Sequence[str] | None) -> type | str:
     """The class at the dotted `path`, or what is wrong with it in one line."""
     if not isinstance(path, str) or "." not in path:
-        return f"{key}._target_={path!r} is no dotted path to a class, such as {base.__module__}.{base.__name__}"
+        return f"{key}._target_={path!r} is no dotted path to a class (package.module.Class)"
     if packages is not None and not any(path.startswith(package + ".") for package in packages):
         return (
             f"{key}._target_={path}: a config out of a checkpoint may only name classes of {', '.join(packages)}; "
@@ -152,28 +158,29 @@ def check_arguments(
     """What is wrong with `arguments` for a callable of this signature, a line each.
 
     Args:
-        key: config key of the node, the prefix of every line.
+        key: config key of the node, the prefix of every line; "" for the config itself.
         arguments: by name, as they stand in the config.
         parameters: of the callable.
         hints: its annotations.
         provided: arguments that will be given besides.
         owner: what the callable is called in the message.
     """
+    prefix = f"{key}." if key else ""
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     problems = []
     for name, value in arguments.items():
         if name not in parameters:
             if not takes_any:
-                problems.append(f"{key}.{name}: {owner} has no such option{nearest(name, parameters)}")
+                problems.append(f"{prefix}{name}: {owner} has no such option{nearest(name, parameters)}")
         elif not is_node(value) and not fits(value, hints.get(name, Any)):
-            problems.append(f"{key}.{name}={value!r} is not {describe(hints[name])}")
+            problems.append(f"{prefix}{name}={value!r} is not {describe(hints[name])}")
     for name, parameter in parameters.items():
         optional = parameter.default is not inspect.Parameter.empty or parameter.kind in (
             inspect.Parameter.VAR_KEYWORD,
             inspect.Parameter.VAR_POSITIONAL,
         )
         if not optional and name not in arguments and name not in provided:
-            problems.append(f"{key}.{name} is missing: {owner} needs it")
+            problems.append(f"{prefix}{name} is missing: {owner} needs it")
     return problems
 
 
@@ -213,8 +220,9 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list)
     if annotation is dict:
         return isinstance(value, dict)
-    if _class_of(annotation) is not None and annotation.__module__.partition(".")[0] == "segtrain":
-        return isinstance(value, dict)  # an object of ours belongs here, or the dict a TypedDict describes
+    if (owner := _class_of(annotation)) is not None and not issubclass(owner, Enum):
+        # An object belongs here, which a node describes, or the dict a TypedDict does, or an abstract Iterable.
+        return isinstance(value, dict) or (inspect.isabstract(owner) and isinstance(value, owner))
     return True
 
 
@@ -224,7 +232,8 @@ def describe(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(option) for option in arguments)
+        plain = [option for option in arguments if _class_of(option) in (None, Path)]  # not torch's `float | Tensor`
+        return " or ".join(describe(option) for option in plain or arguments)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin in (list, Sequence):
@@ -253,4 +262,5 @@ def _with_key(key: str, message: str, parameters: Mapping[str, Any]) -> str:
 
 def _class_of(annotation: Any) -> type | None:
     """The class an annotation names, so that a nested node can be checked against it."""
-    return annotation if inspect.isclass(annotation) and annotation.__module__ != "builtins" else None
+    # typing.Any is a class
+    return annotation if inspect.isclass(annotation) and annotation.__module__ not in ("builtins", "typing") else None

@@ -6,6 +6,7 @@ The message names the file or config key, the offending value, and what to do.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SegtrainError(Exception):
@@ -34,5 +35,16 @@ class NonFiniteError(SegtrainError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known word most like `word`, or `""` where none is close."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    spelt = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0.55)
+    return f"; did you mean {spelt[matches[0]]!r}?" if matches else ""
+
+
+def one_line(error: BaseException) -> str:
+    """A message without line ends; of a pydantic error, which albumentations wraps, its argument and reason."""
+    cause: Any = error.__cause__
+    if hasattr(cause, "errors"):
+        first = cause.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}={first['input']}: {first['msg']}"
+    return " ".join(str(error).split())

@@ -77,8 +77,8 @@ def _meant(key: str, keys: Sequence[str], groups: Iterable[str]) -> str:
         return f"; did you mean {' or '.join(map(repr, likest))}?"
     level_names = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == level}
     names = {_last_name(path): path for path in reversed(known)}
-    for candidates in (level_names, names):
-        if match := difflib.get_close_matches(last, candidates, n=1, cutoff=0.6):
+    for candidates, cutoff in ((level_names, 0.6), (names, 0.7)):
+        if match := difflib.get_close_matches(last, candidates, n=1, cutoff=cutoff):
             return f"; did you mean {candidates[match[0]]!r}?"
     return ""
 
@@ -122,8 +122,8 @@ def _explain_missing_config(error: MissingConfigException, around: Surroundings)
 def _explain_value(error: OmegaConfBaseException, around: Surroundings) -> str:
     key, first_line = error.full_key or "", str(error).splitlines()[0]
     if isinstance(error, MissingMandatoryValue):
-        given = [re.split(r"=", word)[0] for word in around.overrides]
-        misspelt = difflib.get_close_matches(key, given, n=1)
+        given = [word.partition("=")[0] for word in around.overrides]
+        misspelt = difflib.get_close_matches(key, [word for word in given if word not in around.groups], n=1)
         hint = f" (is {misspelt[0]!r} meant to be it?)" if misspelt and misspelt[0] != key else ""
         return f"{key} has no value: set {key}=...{hint}"
     if isinstance(error, InterpolationResolutionError):
@@ -154,9 +154,18 @@ def _explain_composition(error: Exception, around: Surroundings) -> str:
     if found := re.search(r"You must specify '([^']+)'", message):
         return f"choose {found[1]}=... out of: {', '.join(around.groups.get(found[1], ()))}"
     if "Config group override must be a string" in message:
-        number = next((word for word in around.overrides if word.partition("=")[0] in around.groups), "a group")
-        return f"{number}: the value must be the name of one of its options"
+        word = next(filter(lambda word: _names_no_option(word, around.groups), around.overrides), "a group")
+        options = ", ".join(around.groups.get(word.partition("=")[0].lstrip("+"), ()))
+        return f"{word}: the value must be the name of one of its options ({options})"
+    if found := re.search(r"Error merging override (.*)", message):
+        return f"{found[1]}: {_one_line(error.__cause__ or error)}"
     return _one_line(error)
+
+
+def _names_no_option(word: str, groups: Iterable[str]) -> bool:
+    """Whether the override gives a group something that YAML does not read as a text: `model=null`, `data=3`."""
+    key, _, value = word.partition("=")
+    return key.lstrip("+") in groups and not isinstance(yaml.safe_load(value), str | list)
 
 
 def _explain_unused_group(group: str, around: Surroundings) -> str:

@@ -41,10 +41,12 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     """
     path = Path(job.config.checkpoint)
     contents = checkpoint.load(path)
+    check_parts(contents, path, "config", "facts", "model", "criterion", "state")
     try:
-        saved, facts = contents["config"], facts_from(contents["facts"])
-    except (KeyError, TypeError):
-        raise CheckpointError(f"{path}: holds no config of a training; was it written by segtrain train?") from None
+        facts = facts_from(contents["facts"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: holds other facts of the data than this segtrain knows ({error})") from None
+    saved = contents["config"]
     check_plain(saved)
     config, _ = apply_overrides(saved, job)
     builder = Builder(config, trusted=tuple(job.config.trust))
@@ -57,6 +59,21 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     normalize = builder.normalize(facts).to(hardware.device)
     predictor = Predictor(model, normalize, builder.strategy(), hardware)
     return LoadedModel(path, contents, builder, facts, hardware, predictor)
+
+
+def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
+    """Raises CheckpointError unless the checkpoint holds a mapping under each name."""
+    missing = [name for name in names if not isinstance(contents.get(name), dict)]
+    if missing:
+        raise CheckpointError(f"{path}: holds no {', '.join(missing)} of a training; was it written by segtrain train?")
+
+
+def load_criterion(criterion: nn.Module, contents: dict[str, Any], path: Path) -> None:
+    """A checkpoint's class weights into `criterion`, or a CheckpointError where it has others."""
+    own, saved = criterion.state_dict(), contents["criterion"]
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in saved.items()}:
+        raise CheckpointError(f"{path}: holds the class weights of another loss; leave out what changes the loss")
+    criterion.load_state_dict(saved)
 
 
 def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None:

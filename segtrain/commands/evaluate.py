@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,34 @@ from segtrain.compose import Job
 from segtrain.data.loader import eval_loader
 from segtrain.engine.evaluate import Evaluation, evaluate
 from segtrain.engine.logger import close_log, log_to_terminal
-from segtrain.engine.run_directory import RunDirectory, write_json
+from segtrain.engine.run_directory import RunDirectory, check_output, write_json
 from segtrain.errors import DataError
-from segtrain.load import LoadedModel, load_model
+from segtrain.load import LoadedModel, load_criterion, load_model
+from segtrain.options import read_options
 from segtrain.report.examples import draw_examples
 from segtrain.report.pictures import save_picture
 
 log = logging.getLogger("segtrain")
 
 OWN_KEYS = ("checkpoint", "output", "trust", "debug")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The command's own keys; `configs/evaluate.yaml` says what each does."""
+
+    checkpoint: str
+    output: str | None
+    trust: list[str]
+    debug: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the user said, else the run's folder: the one above `checkpoints/`."""
+        if self.output is not None:
+            return Path(self.output)
+        folder = Path(self.checkpoint).resolve().parent
+        return folder.parent if folder.name == "checkpoints" else folder
 
 
 def run(argv: Sequence[str]) -> int:
@@ -34,28 +54,33 @@ def task(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> None:
-    loaded = load_model(job, "data", "loss", "inference", "trainer")
+    folder = read_options(job.config, EvaluateOptions).folder
+    check_output(folder)
+    loaded = load_model(job, "data", "augment.evaluate", "loss", "inference", "trainer")
     builder, facts = loaded.builder, loaded.facts
     options, split = builder.trainer_options(), builder.data_options().val_split
     dataset = builder.dataset(split)
     if dataset.class_names != facts.class_names:
         raise DataError(
-            f"the data's {len(dataset.class_names)} classes ({', '.join(dataset.class_names[:4])}, ...) are not the "
-            f"checkpoint's {len(facts.class_names)} ({', '.join(facts.class_names[:4])}, ...); "
+            f"the data's {_listed(dataset.class_names)} are not the checkpoint's {_listed(facts.class_names)}; "
             "choose the data it was trained on, or map labels to its classes by data.labels"
         )
     dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
     criterion = builder.criterion(facts, None).to(loaded.hardware.device)
-    criterion.load_state_dict(loaded.contents["criterion"])
+    load_criterion(criterion, loaded.contents, loaded.path)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
     evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
     assert evaluation is not None
-    _report(job, loaded, evaluation, split)
+    _report(folder, loaded, evaluation, split)
 
 
-def _report(job: Job, loaded: LoadedModel, evaluation: Evaluation, split: str) -> None:
+def _listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
+
+
+def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str) -> None:
     facts, step = loaded.facts, loaded.contents["state"]["step"]
-    folder = RunDirectory(_output_folder(job))
+    folder = RunDirectory(path)
     folder.path.mkdir(parents=True, exist_ok=True)
     where: dict[str, Any] = {"step": step, "checkpoint": str(loaded.path), "split": split}
     write_json(folder.results, where | evaluation.results(facts))
@@ -73,11 +98,3 @@ def _report(job: Job, loaded: LoadedModel, evaluation: Evaluation, split: str) -
         picture = folder.pictures / f"{split}_step_{step:07d}.png"
         save_picture(picture, draw_examples(evaluation.examples, facts))
         log.info("picture: %s", picture)
-
-
-def _output_folder(job: Job) -> Path:
-    """Where the user said, else the run's folder: the one above `checkpoints/`."""
-    if job.config.output is not None:
-        return Path(job.config.output)
-    folder = Path(job.config.checkpoint).resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder

@@ -15,8 +15,10 @@ from segtrain.compose import Job
 from segtrain.data.reading import IMAGE_SUFFIXES, read_image
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.progress import Progress
+from segtrain.engine.run_directory import check_output
 from segtrain.errors import ConfigError, DataError, nearest
 from segtrain.load import load_model
+from segtrain.options import read_options
 from segtrain.report.pictures import overlay, save_index_png, save_palette_png, save_picture
 from segtrain.types import DataFacts
 
@@ -24,6 +26,23 @@ log = logging.getLogger("segtrain")
 
 OWN_KEYS = ("checkpoint", "input", "output", "save", "alpha", "trust", "debug")
 Product = Literal["index", "palette", "overlay", "probabilities", "confidence"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The command's own keys; `configs/predict.yaml` says what each does."""
+
+    checkpoint: str
+    input: str
+    output: str
+    save: list[str]
+    alpha: float
+    trust: list[str]
+    debug: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(f"alpha={self.alpha} is outside [0, 1]: 0 shows the image only, 1 the colours only")
 
 
 @dataclass(frozen=True)
@@ -54,14 +73,12 @@ def task(job: Job) -> None:
 
 
 def _predict(job: Job) -> None:
-    products = _products(list(job.config.save))
-    alpha = float(job.config.alpha)
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha={alpha} is outside [0, 1]: 0 shows the image only, 1 the colours only")
-    images = find_images(str(job.config.input))
+    options = read_options(job.config, PredictOptions)
+    products, output = _products(options.save), Path(options.output)
+    check_output(output)
+    images = find_images(options.input)
     loaded = load_model(job, "inference", "trainer")
-    output = Path(job.config.output)
-    writers = _writers(loaded.facts, alpha)
+    writers = _writers(loaded.facts, options.alpha)
     bad: list[str] = []
     with Progress("predict", len(images), unit="img", line_every=100) as progress:
         for name, path in images.items():

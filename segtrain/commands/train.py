@@ -12,22 +12,32 @@ from omegaconf import DictConfig, OmegaConf
 from segtrain import compose
 from segtrain.build import Builder, saved_facts
 from segtrain.compose import Job
-from segtrain.data.loader import eval_loader, train_loader
+from segtrain.data.loader import TrainLoader, eval_loader, train_loader
 from segtrain.engine import checkpoint
+from segtrain.engine.evaluate import check_monitor
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
+from segtrain.engine.options import TrainerOptions
 from segtrain.engine.precision import choose_hardware, seed_everything
 from segtrain.engine.run_directory import RunDirectory, environment, write_json
 from segtrain.engine.trainer import Parts, Trainer
-from segtrain.errors import CheckpointError
+from segtrain.errors import CheckpointError, ConfigError
+from segtrain.explain import check_complete
 from segtrain.inference import Predictor
+from segtrain.load import check_parts, load_criterion, load_weights
 from segtrain.report.examples import draw_examples
 from segtrain.saved_config import apply_overrides
+from segtrain.types import Hardware
 
 log = logging.getLogger("segtrain")
 
-SECTIONS = ("model", "data", "loss", "optimizer", "schedule", "inference", "trainer")
+SECTIONS = (
+    *("run", "model", "data", "augment.train", "augment.evaluate", "loss"),
+    *("optimizer", "schedule", "inference", "trainer"),
+)
 # With resume= the run's own config counts; these keys alone are the command's.
 OWN_KEYS = ("resume", "debug")
+# What a checkpoint must hold for a run to go on as if it had never stopped.
+RESUMED_PARTS = ("config", "choices", "model", "criterion", "optimizer", "scaler", "state", "random")
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,20 @@ def _resumed(job: Job) -> Start:
     if not path.is_dir():
         raise CheckpointError(f"resume={path}: no such folder; name a run's folder, the one that holds config.yaml")
     directory = RunDirectory(path)
-    contents = checkpoint.load(directory.last)
     if not directory.config.is_file():
         raise CheckpointError(f"resume={path}: {directory.config.name} is missing; is it a run's folder?")
-    saved = OmegaConf.load(directory.config)
-    assert isinstance(saved, DictConfig)
+    if not directory.last.is_file():
+        raise CheckpointError(f"resume={path}: it holds no checkpoint, so there is nothing to go on from; start anew")
+    if any(key.lstrip("+") == "run_dir" for key, _ in job.saved_overrides):
+        raise ConfigError(f"run_dir: a resumed run stays in {path}; leave run_dir out, or copy the folder")
+    contents = checkpoint.load(directory.last)
+    check_parts(contents, directory.last, *RESUMED_PARTS)
+    try:
+        saved = OmegaConf.load(directory.config)
+    except OSError:  # what OmegaConf raises for a file that is neither a mapping nor a list
+        saved = OmegaConf.create([])
+    if not isinstance(saved, DictConfig) or "model" not in saved:
+        raise ConfigError(f"{directory.config}: no config of a training")
     config, changed = apply_overrides(saved, job)
     return Start(config, contents["choices"] | changed, (contents, directory))
 
@@ -87,63 +106,92 @@ def train(start: Start, command: Sequence[str]) -> None:
 def _train(start: Start, command: Sequence[str]) -> None:
     config = start.config
     builder = Builder(config)
+    check_complete(config)
     builder.check(*SECTIONS)
     options = builder.trainer_options()
-    loader_options, data_options = builder.loader_options(), builder.data_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
     seed_everything(config.seed)
+    parts, max_steps = _assemble(start, builder, options, hardware)
 
+    if start.resume_from:
+        _check_resumable(*start.resume_from, parts, config, max_steps)
+    contents, directory = start.resume_from or (None, _create_directory(start, command))
+    attach_file(directory.log)
+    log.info("run directory: %s", directory.path)
+    trainer = Trainer(parts, options, max_steps, hardware, directory, contents)
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+    _say_goodbye(trainer)
+
+
+def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware: Hardware) -> tuple[Parts, int]:
+    """Everything that the trainer is handed, and the length of the run in steps."""
+    seed, new = start.config.seed, start.resume_from is None
+    loader_options, data_options = builder.loader_options(), builder.data_options()
     train_set = builder.dataset(data_options.train_split)
     val_set = builder.dataset(data_options.val_split)
     facts = builder.facts(train_set)
-    augmented = train_set.with_transform(builder.augmentation("train", facts.ignore_index), config.seed)
-    unaugmented = val_set.with_transform(builder.augmentation("evaluate", facts.ignore_index), config.seed)
-    pin_memory = hardware.device.type == "cuda"
-    new_stream = train_loader(augmented, loader_options, config.seed, start_batch=0, pin_memory=pin_memory)
-    max_steps = options.steps(new_stream.batches_per_epoch)
+    augmented = train_set.with_transform(builder.augmentation("train", facts.ignore_index), seed)
+    unaugmented = val_set.with_transform(builder.augmentation("evaluate", facts.ignore_index), seed)
 
-    model = builder.model(facts, pretrained=start.resume_from is None)
+    def train_batches(step: int) -> TrainLoader:
+        return train_loader(augmented, loader_options, seed, step * options.accumulate, pin_memory)
+
+    pin_memory = hardware.device.type == "cuda"
+    batches_per_epoch = train_batches(0).batches_per_epoch
+    max_steps = options.steps(batches_per_epoch)
+
+    model = builder.model(facts, pretrained=new)
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
     normalize = builder.normalize(facts).to(hardware.device)
-    criterion = builder.criterion(facts, train_set if start.resume_from is None else None).to(hardware.device)
+    criterion = builder.criterion(facts, train_set if new else None).to(hardware.device)
+    check_monitor(options.monitor, criterion, facts)
     parts = Parts(
         model=model,
         normalize=normalize,
         criterion=criterion,
         optimizer=builder.optimizer(model),
         schedule=builder.schedule(max_steps),
-        train_batches=lambda step: train_loader(
-            augmented, loader_options, config.seed, step * options.accumulate, pin_memory
-        ),
+        train_batches=train_batches,
         val_batches=eval_loader(unaugmented, loader_options, pin_memory),
         num_val_images=len(val_set),
         predictor=Predictor(model, normalize, builder.strategy(), hardware),
         facts=facts,
         saved={
-            "config": OmegaConf.to_container(config, resolve=False),
+            "config": OmegaConf.to_container(start.config, resolve=False),
             "choices": dict(start.choices),
             "facts": saved_facts(facts),
         },
         draw=lambda examples: draw_examples(examples, facts),
     )
-
-    directory = start.resume_from[1] if start.resume_from else _create_directory(start, command)
-    attach_file(directory.log)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    epochs = max_steps * options.accumulate / new_stream.batches_per_epoch
-    log.info("run directory: %s", directory.path)
+    epochs = max_steps * options.accumulate / batches_per_epoch
     log.info("data: %s, %d training and %d validation images", _choice(start, "data"), len(train_set), len(val_set))
     log.info("model: %s, %.2f M parameters", _choice(start, "model", "model/backbone"), parameters / 1e6)
     log.info("%d steps (%.1f epochs) on %s in %s", max_steps, epochs, hardware.device, options.precision)
+    return parts, max_steps
 
-    trainer = Trainer(
-        parts, options, max_steps, hardware, directory, start.resume_from[0] if start.resume_from else None
-    )
-    try:
-        trainer.train()
-    finally:
-        trainer.close()
-    _say_goodbye(trainer)
+
+def _check_resumable(
+    contents: dict[str, Any], directory: RunDirectory, parts: Parts, config: DictConfig, max_steps: int
+) -> None:
+    """Raises CheckpointError or ConfigError where overrides make of the run another one than was saved."""
+    load_weights(parts.model, contents, directory.last)
+    load_criterion(parts.criterion, contents, directory.last)
+    used, groups = contents["config"]["optimizer"].get("_target_"), contents["optimizer"]["param_groups"]
+    sizes = [[len(group["params"]) for group in some] for some in (groups, parts.optimizer.param_groups)]
+    if used != config.optimizer.get("_target_") or sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"{directory.last}: holds the state of another optimizer ({used}, {len(groups)} parameter groups); "
+            "leave out what changes optimizer._target_ or which parameters decay"
+        )
+    if contents["state"]["step"] > max_steps:
+        raise ConfigError(
+            f"trainer: the run would be {max_steps} steps long but has done {contents['state']['step']} already; "
+            "raise trainer.max_steps"
+        )
 
 
 def _create_directory(start: Start, command: Sequence[str]) -> RunDirectory:

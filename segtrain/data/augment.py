@@ -1,8 +1,6 @@
 """Augmentation by albumentations, seeded for each sample by (seed, epoch, index) and nothing else."""
 
 import hashlib
-import importlib
-import inspect
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +11,8 @@ import numpy as np
 from albumentations import BaseCompose, BasicTransform, DualTransform
 from numpy.typing import NDArray
 
-from segtrain.errors import ConfigError, DataError, nearest
+from segtrain.errors import ConfigError, DataError, one_line
 from segtrain.types import Sample
-
-TRUSTED_PACKAGES = ("albumentations.", "segtrain.data.")
 
 
 class Augmentation:
@@ -46,7 +42,7 @@ class Augmentation:
             result = self._compose(image=sample.image, mask=sample.labels)
         except Exception as error:  # albumentations', OpenCV's and a user's own have no base in common
             height, width = sample.labels.shape
-            raise DataError(f"{sample.name} ({height}x{width}): augmentation failed: {_one_line(error)}") from error
+            raise DataError(f"{sample.name} ({height}x{width}): augmentation failed: {one_line(error)}") from error
         return Sample(result["image"], result["mask"], sample.name)
 
 
@@ -66,9 +62,9 @@ class RandomScaleCrop(DualTransform):
     def __init__(self, size: Sequence[int], scale: Sequence[float], fill: Sequence[float], fill_mask: int) -> None:
         super().__init__(p=1.0)
         if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size={list(size)} is not [height, width] in pixels")
+            raise ConfigError(f"size={size} is not [height, width] in pixels, such as [256, 256]")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale={list(scale)} is not [smallest, largest] with 0 < smallest <= largest")
+            raise ConfigError(f"scale={scale} is not [smallest, largest] with 0 < smallest <= largest")
         self.size = tuple(size)
         self.scale = tuple(scale)
         self.fill = tuple(round(255 * value) for value in fill)
@@ -111,79 +107,3 @@ class RandomScaleCrop(DualTransform):
         if (height, width) == self.size:
             return np.ascontiguousarray(inside)
         return cv2.resize(inside, self.size[::-1], interpolation=interpolation)
-
-
-def build_transforms(
-    spec: Mapping[str, Mapping[str, Any] | None], ignore_index: int, key: str, trusted: bool
-) -> Augmentation:
-    """The transforms that a config describes.
-
-    Args:
-        spec: {name: {_target_: class, argument: value, ...}}; None leaves a transform out (`augment.train.blur=null`).
-            Transforms may hold transforms, as `albumentations.OneOf` does.
-        ignore_index: becomes `fill_mask` of every transform that would otherwise pad labels with a class; a transform
-            that leaves labels alone by default (`fill_mask` None: CoarseDropout) still does.
-        key: where the spec stands in the config, for messages.
-        trusted: any importable transform may be named; else albumentations' and segtrain's own.
-
-    Raises:
-        ConfigError: an unknown class or argument, or a value that the transform refuses, with its key.
-    """
-    transforms = {
-        name: _build(node, ignore_index, f"{key}.{name}", trusted) for name, node in spec.items() if node is not None
-    }
-    return Augmentation(transforms)
-
-
-def _build(node: Any, ignore_index: int, key: str, trusted: bool) -> BasicTransform | BaseCompose:
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{key}={node}: a transform is {{_target_: albumentations.NAME, ...}}, or null to leave out")
-    transform_class = _find_class(str(node["_target_"]), key, trusted)
-    parameters = inspect.signature(transform_class).parameters
-    arguments = {}
-    for name, value in node.items():
-        if name == "_target_":
-            continue
-        if name not in parameters:  # albumentations would only warn
-            hint = nearest(name, parameters)
-            raise ConfigError(f"{key}.{name}: {transform_class.__name__} has no such argument{hint}")
-        if isinstance(value, Sequence) and any(isinstance(part, Mapping) and "_target_" in part for part in value):
-            value = [_build(part, ignore_index, f"{key}.{name}[{i}]", trusted) for i, part in enumerate(value)]
-        arguments[name] = value
-    if "fill_mask" in parameters and parameters["fill_mask"].default is not None:
-        arguments.setdefault("fill_mask", ignore_index)
-    missing = [
-        name for name, parameter in parameters.items() if parameter.default is parameter.empty and name not in arguments
-    ]
-    if missing:
-        raise ConfigError(f"{key}.{missing[0]}: {transform_class.__name__} needs this argument")
-    try:
-        return transform_class(**arguments)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{key}: {transform_class.__name__}: {_one_line(error)}") from error
-
-
-def _find_class(target: str, key: str, trusted: bool) -> type:
-    if not trusted and not target.startswith(TRUSTED_PACKAGES):
-        raise ConfigError(f"{key}._target_={target}: only classes of albumentations and segtrain.data are trusted here")
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError):
-        raise ConfigError(f"{key}._target_={target}: there is no module {module_name or target}") from None
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, BasicTransform | BaseCompose)):
-        classes = inspect.getmembers(module, inspect.isclass)
-        hint = nearest(class_name, [name for name, c in classes if issubclass(c, BasicTransform | BaseCompose)])
-        raise ConfigError(f"{key}._target_={target}: no transform of this name{hint}")
-    return found
-
-
-def _one_line(error: Exception) -> str:
-    """The message without line ends; of a pydantic error, which albumentations wraps, its argument and reason."""
-    cause: Any = error.__cause__
-    if hasattr(cause, "errors"):
-        first = cause.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}={first['input']}: {first['msg']}"
-    return " ".join(str(error).split())

@@ -73,7 +73,10 @@ def read_list(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list of names ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(
+            f"{path}: cannot be read as a split's list ({reason}); it must be a text file of one name a line"
+        ) from None
     names = tuple(_without_suffix(line.split()[0].lstrip("/")) for line in lines if line.strip())
     if not names:
         raise DataError(f"{path}: the list is empty, and so is its split; write one name a line")

@@ -1,8 +1,9 @@
 """Shapes: pictures drawn on demand, to learn from and to test with, where nothing can be downloaded.
 
-Discs, squares, triangles, rings, crosses and bars, turned, of several sizes and partly hidden by each other, lie on
-a textured background. Colour and texture hint at the class, and mislead for every second object, so a model has to
-look at outlines. Classes are far from balanced, and a thin rim around every object is ignored, as in VOC.
+Discs, squares, triangles, rings, crosses and bars, tilted, of several sizes and partly hidden by each other, lie on
+a background without strong colour. Two classes each share a colour, and half of all classes a smooth or a patterned
+texture, so neither tells the class by itself; a few objects have a strange surface, and only their outline does.
+Classes are far from balanced, and a thin rim around every object is ignored, as in VOC.
 """
 
 import colorsys
@@ -20,9 +21,9 @@ from segtrain.types import Sample
 
 Mask = NDArray[np.uint8]
 
-_NUM_TEXTURES = 5
-_FAVOURITE = 0.5  # how often an object has its class's favourite colour, and how often its texture; else any
-_RARER = 0.7  # every class is this much as frequent as the one before
+_STRANGE = 0.04  # share of objects with any colour and texture instead of their class's
+_RARER = 0.75  # every class is this much as frequent as the one before
+_SMOOTH, _PATTERNED = ("plain", "grain"), ("stripes", "checks")
 
 
 class Shapes(LabelledDataset):
@@ -87,21 +88,20 @@ class Shapes(LabelledDataset):
         digest = hashlib.blake2b(f"{self.drawing_seed}|{self.split}|{index}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(digest, "little"))
         dull = rng.uniform(50, 190) + rng.uniform(-20, 20, size=3)
-        image = _texture(rng, self.size, dull, int(rng.integers(_NUM_TEXTURES)))
+        image = _texture(rng, self.size, dull, contrast=rng.uniform(5, 20), kinds=_SMOOTH + _PATTERNED)
         labels = np.zeros(self.size, dtype=np.uint8)
         objects = np.zeros(self.size, dtype=np.uint8)  # which object is seen, 0 where none is
         for number, label in enumerate(self._draw_labels(rng, index), start=1):
             mask, box = _draw_outline(rng, self.class_names[label], self.size)
             inside = mask > 0
-            colour, texture = self._draw_surface(rng, label)
-            image[box][inside] = _texture(rng, mask.shape, colour, texture)[inside]
+            image[box][inside] = self._draw_surface(rng, label, mask.shape)[inside]
             labels[box][inside] = label
             objects[box][inside] = number
         # Where neighbours belong to different objects: a rim of one pixel on either side of every visible outline.
         square = np.ones((3, 3), dtype=np.uint8)
         labels[cv2.dilate(objects, square) != cv2.erode(objects, square)] = self.ignore_index
         image = np.asarray(cv2.GaussianBlur(image, (3, 3), 0.7), dtype=np.float32)  # no knife edges, as through a lens
-        noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(4, 14)
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(3, 10)
         picture = np.clip(image + noise, 0, 255).astype(np.uint8)
         if self.in_channels == 1:
             picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[..., None]
@@ -114,19 +114,20 @@ class Shapes(LabelledDataset):
         behind = rng.choice(num_shapes, size=rng.integers(2, 6), p=frequency / frequency.sum())
         return [int(label) + 1 for label in (*behind, index % num_shapes)]
 
-    def _draw_surface(self, rng: Generator, label: int) -> tuple[NDArray[np.float64], int]:
-        """Colour (red, green, blue) and texture of an object, each by itself its class's favourite or any."""
-        hue = label / (len(self.class_names) - 1) + rng.normal(0, 0.06) if rng.random() < _FAVOURITE else rng.random()
-        colour = np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95)))
-        texture = label if rng.random() < _FAVOURITE else int(rng.integers(_NUM_TEXTURES))
-        return 255 * colour, texture % _NUM_TEXTURES
+    def _draw_surface(self, rng: Generator, label: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+        """[H, W, 3] in the colour and texture of a class, seldom of another."""
+        num_shapes = len(self.class_names) - 1
+        looks_like = int(rng.integers(num_shapes)) if rng.random() < _STRANGE else label - 1
+        hue = looks_like // 2 / ((num_shapes + 1) // 2) + rng.normal(0, 0.04)  # in turns of the colour circle
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95)))
+        return _texture(rng, size, colour, contrast=rng.uniform(25, 45), kinds=(_SMOOTH, _PATTERNED)[looks_like % 2])
 
 
 def _draw_outline(rng: Generator, shape: str, size: tuple[int, int]) -> tuple[Mask, tuple[slice, slice]]:
-    """A turned shape of random size and place: its mask (255 inside) and the box of the picture that this covers."""
-    radius = min(size) * rng.uniform(0.09, 0.24)
+    """A tilted shape of random size and place: its mask (255 inside) and the box of the picture that this covers."""
+    radius = min(size) * rng.uniform(0.11, 0.26)
     centre = size[1] * rng.uniform(0.05, 0.95), size[0] * rng.uniform(0.05, 0.95)  # x, y
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(-0.4, 0.4)  # radians
     reach = int(np.ceil(1.5 * radius)) + 1  # the farthest point of any shape is 1.45 radii away
     left, top = max(0, int(centre[0]) - reach), max(0, int(centre[1]) - reach)
     right, bottom = min(size[1], int(centre[0]) + reach + 1), min(size[0], int(centre[1]) + reach + 1)
@@ -175,7 +176,7 @@ def _cross(rng: Generator) -> Outlines:
 
 
 def _bar(rng: Generator) -> Outlines:
-    return [(_box(1.4, rng.uniform(0.25, 0.35)), 255)]
+    return [(_box(1.4, rng.uniform(0.35, 0.45)), 255)]
 
 
 _OUTLINES: dict[str, Callable[[Generator], Outlines]] = {
@@ -188,32 +189,27 @@ _OUTLINES: dict[str, Callable[[Generator], Outlines]] = {
 }
 
 
-def _texture(rng: Generator, size: tuple[int, ...], colour: NDArray[np.float64], kind: int) -> NDArray[np.float32]:
-    """[H, W, 3] float32, about 0..255: a colour, varied by clouds and by a pattern of `kind`."""
+def _texture(
+    rng: Generator, size: tuple[int, ...], colour: NDArray[np.float64], contrast: float, kinds: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """[H, W, 3] float32, about 0..255: a colour, varied by clouds, and lighter and darker by a pattern of some kind."""
     height, width = size[:2]
     clouds = cv2.resize(
-        rng.uniform(-1, 1, (4, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        rng.uniform(-15, 15, (4, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    texture = colour.astype(np.float32) + 18 * clouds
-    pattern = _pattern(rng, height, width, kind)
-    if pattern is not None:
-        texture += 22 * pattern[..., None] * rng.uniform(-1, 1, size=3).astype(np.float32)
-    return texture
+    texture = np.asarray(clouds, dtype=np.float32) + colour.astype(np.float32)
+    pattern = _pattern(rng, height, width, kinds[rng.integers(len(kinds))])
+    return texture if pattern is None else texture + np.float32(contrast) * pattern[..., None]
 
 
-def _pattern(rng: Generator, height: int, width: int, kind: int) -> NDArray[np.float32] | None:
-    """[H, W] in -1..1: none, stripes, checks, dots or grain."""
-    if kind == 0:
+def _pattern(rng: Generator, height: int, width: int, kind: str) -> NDArray[np.float32] | None:
+    """[H, W] in -1..1, None for a plain surface; stripes and checks are turned and 6 to 11 pixels apart."""
+    if kind == "plain":
         return None
-    if kind == 4:
-        grain = rng.uniform(-1, 1, ((height + 1) // 2, (width + 1) // 2)).astype(np.float32)
-        return np.asarray(cv2.resize(grain, (width, height)), dtype=np.float32)
-    angle, wavelength = rng.uniform(0, np.pi), rng.uniform(5, 11)
+    if kind == "grain":
+        return rng.uniform(-0.5, 0.5, (height, width)).astype(np.float32)
+    angle, factor = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(6, 11)
+    cosine, sine = np.float32(factor * np.cos(angle)), np.float32(factor * np.sin(angle))
     y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    factor = np.float32(2 * np.pi / wavelength)
-    along = np.sin(factor * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y))
-    if kind == 1:
-        return along
-    across = np.sin(factor * (np.float32(-np.sin(angle)) * x + np.float32(np.cos(angle)) * y))
-    edge = 0.0 if kind == 2 else 0.4
-    return np.where(along * across > edge, np.float32(1), np.float32(-1))
+    stripes = np.sin(cosine * x + sine * y)
+    return stripes if kind == "stripes" else np.sign(stripes) * np.sign(np.sin(cosine * y - sine * x))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.engine.progress import Progress
+from segtrain.errors import ConfigError, nearest
 from segtrain.inference import Predictor
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts, Example, ModelOutput, Sample
@@ -41,6 +42,18 @@ class Evaluation:
         }
         flat |= {f"iou/{name}": entry["iou"] for name, entry in summary["per_class"].items()}
         return self.loss | flat
+
+
+def check_monitor(monitor: str, criterion: nn.Module, facts: DataFacts) -> None:
+    """Raise ConfigError unless evaluations will have a metric of this name; asked before hours are spent training."""
+    device = next((value.device for value in criterion.state_dict().values()), None)
+    labels = torch.zeros(1, 1, 1, dtype=torch.long, device=device)
+    terms = criterion(ModelOutput(torch.zeros(1, facts.num_classes, 1, 1, device=device), {}), labels).terms
+    losses = dict.fromkeys(["loss", *_prefixed(terms)], 0.0)
+    nothing = Evaluation(ConfusionMatrix(facts.num_classes, facts.ignore_index), losses, 0, [])
+    known = nothing.scalars(facts)
+    if monitor not in known:
+        raise ConfigError(f"trainer.monitor={monitor}: no such metric{nearest(monitor, known)} ({', '.join(known)})")
 
 
 def evaluate(

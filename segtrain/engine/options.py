@@ -12,7 +12,7 @@ class TrainerOptions:
     """How long, how often and on what a run trains; `configs/trainer/default.yaml` says what each key does.
 
     Raises:
-        ConfigError: values that contradict each other or make no sense.
+        ConfigError: values that contradict each other or make no sense, a line for each.
     """
 
     max_steps: int | None
@@ -30,17 +30,23 @@ class TrainerOptions:
     pictures: int
 
     def __post_init__(self) -> None:
+        problems = []
         if (self.max_steps is None) == (self.max_epochs is None):
-            raise ConfigError(
+            problems.append(
                 f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs}: "
                 "set one of them and the other to null"
             )
-        for key in ("max_steps", "max_epochs", "accumulate", "log_every", "evaluate_every", "save_every"):
+        smallest = dict.fromkeys(
+            ("max_steps", "max_epochs", "accumulate", "log_every", "evaluate_every", "save_every"), 1
+        ) | {"pictures": 0}
+        for key, least in smallest.items():
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"trainer.{key}={value} must be at least 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ConfigError(f"trainer.clip_norm={self.clip_norm} must be positive; null clips nothing")
+            if value is not None and value < least:
+                problems.append(f"trainer.{key}={value} must be at least {least}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            problems.append(f"trainer.clip_norm={self.clip_norm} must be positive; null clips nothing")
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     def steps(self, batches_per_epoch: int) -> int:
         """The length of the run in optimizer updates; an epoch's last, partial accumulation is completed."""

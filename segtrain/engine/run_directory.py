@@ -64,23 +64,35 @@ class RunDirectory:
             # two runs may start within one second: the random end and the exclusive mkdir keep them apart
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
             path = output_root / data / model / f"{stamp}-{secrets.token_hex(2)}"
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run_dir={path} cannot be created: {error.strerror}") from None
-        try:
-            path.mkdir()
-        except FileExistsError:
-            raise ConfigError(
-                f"run_dir={path} exists and is not empty; go on with it by resume={path}, or name another folder"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"run_dir={path} cannot be created: {error.strerror}") from None
         directory = cls(path)
-        directory.checkpoints.mkdir()
+        try:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            directory.checkpoints.mkdir()
+        except FileExistsError:
+            raise ConfigError(f"run_dir={path} {directory._what_is_there()}") from None
+        except OSError as error:
+            raise ConfigError(f"run_dir={path} cannot be created ({error.strerror}); name another folder") from None
         return directory
+
+    def _what_is_there(self) -> str:
+        """Why no run can be created here, and what to do."""
+        if self.last.is_file():
+            return f"holds a run already; go on with it by resume={self.path}, or name another folder"
+        if self.path.is_dir():
+            return "exists and is not empty; name another folder, or delete what is in it"
+        return "is a file, or inside one; name a folder"
+
+
+def check_output(path: Path) -> None:
+    """Raises ConfigError where `output=` names no folder that could be written to; asked before the work is done."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise ConfigError(f"output={path}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"output={path}: {there} cannot be written to; name another folder")
 
 
 def write_json(path: Path, contents: Any) -> None:

@@ -24,7 +24,7 @@ from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import RunDirectory, write_json
 from segtrain.engine.state import RunState
 from segtrain.engine.window import Window
-from segtrain.errors import ConfigError, DataError, NonFiniteError
+from segtrain.errors import DataError, NonFiniteError
 from segtrain.inference import Predictor
 from segtrain.types import Batch, DataFacts, Example, Hardware, ModelOutput
 
@@ -209,7 +209,9 @@ class Trainer:
         scalars = evaluation.scalars(parts.facts)
         improved = self._record_best(scalars)
         self.logger.scalars("val", step, scalars)
-        write_json(self.directory.results, {"step": step, "max_steps": self.max_steps, **evaluation.results(parts.facts)})
+        write_json(
+            self.directory.results, {"step": step, "max_steps": self.max_steps, **evaluation.results(parts.facts)}
+        )
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(
@@ -221,12 +223,8 @@ class Trainer:
         self.save_last()
 
     def _record_best(self, scalars: dict[str, float | None]) -> bool:
-        monitor = self.options.monitor
-        if monitor not in scalars:
-            known = ", ".join(sorted(scalars))
-            raise ConfigError(f"trainer.monitor={monitor} is none of the metrics: {known}")
         self.state.evaluated_step = self.state.step
-        value, best = scalars[monitor], self.state.best_value
+        value, best = scalars[self.options.monitor], self.state.best_value
         if value is None or not math.isfinite(value):
             return False
         if best is not None and (value <= best if self.options.monitor_mode == "max" else value >= best):

@@ -1,5 +1,6 @@
 """Which parameter learns at which rate, and which decays."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -28,11 +29,11 @@ def parameter_groups(
         ConfigError: a value out of range; a multiplier for a model without backbone; nothing to train.
     """
     backbone = getattr(model, "backbone", None)
-    if not lr > 0:
-        raise ConfigError(f"lr: {lr} must be above 0")
-    if weight_decay < 0:
+    if not 0 < lr < math.inf:
+        raise ConfigError(f"lr: {lr} must be above 0 and finite")
+    if not 0 <= weight_decay < math.inf:
         raise ConfigError(f"weight_decay: {weight_decay} must be at least 0")
-    if backbone_lr_multiplier < 0:
+    if not 0 <= backbone_lr_multiplier < math.inf:
         raise ConfigError(f"backbone_lr_multiplier: {backbone_lr_multiplier} must be at least 0")
     if backbone is None and backbone_lr_multiplier != 1:
         raise ConfigError(

@@ -6,8 +6,8 @@ from importlib import import_module
 import pytest
 from hydra import compose, initialize_config_module
 
-from segtrain.data.augment import build_transforms
 from segtrain.data.loader import LoaderOptions
+from segtrain.transforms import build_transforms
 
 SPLITS_AND_NORMALISATION = {"train_split", "val_split", "mean", "std"}
 
@@ -50,4 +50,4 @@ def test_an_augmentation_config_builds(name):
         config = compose(overrides=["+data=shapes", f"+augment={name}"])
     for when in ("train", "evaluate"):
         spec = OmegaConf.to_container(config.augment[when], resolve=True)
-        assert build_transforms(spec, 255, f"augment.{when}", trusted=False).names == tuple(spec)
+        assert build_transforms(spec, 255, f"augment.{when}", packages=None).names == tuple(spec)

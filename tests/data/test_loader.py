@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.data.augment import build_transforms
 from segtrain.data.loader import LoaderOptions, eval_loader, train_loader
 from segtrain.errors import ConfigError, DataError
+from segtrain.transforms import build_transforms
 from segtrain.types import Sample
 
 
@@ -39,7 +39,7 @@ def augmented(shapes):
         "colour": {"_target_": "albumentations.ColorJitter", "p": 1.0},
         "noise": {"_target_": "albumentations.GaussNoise", "p": 1.0},
     }
-    return shapes(num_train=7).with_transform(build_transforms(spec, 255, "augment.train", trusted=False), seed=4)
+    return shapes(num_train=7).with_transform(build_transforms(spec, 255, "augment.train", packages=None), seed=4)
 
 
 def assert_equal(first, second):

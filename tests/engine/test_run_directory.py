@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.engine.run_directory import RunDirectory, environment, write_json
+from segtrain.engine.run_directory import RunDirectory, check_output, environment, write_json
 from segtrain.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def test_a_folder_with_something_in_it_is_never_taken(tmp_path: Path) -> None:
     taken = tmp_path / "run"
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists and is not empty.*resume="):
+    with pytest.raises(ConfigError, match="exists and is not empty; name another folder"):
         RunDirectory.create(taken, tmp_path, "", "")
     assert (taken / "notes.txt").read_text() == "mine"
 
@@ -31,8 +31,24 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be created"):
+    with pytest.raises(ConfigError, match="is a file, or inside one; name a folder"):
         RunDirectory.create(tmp_path / "file" / "run", tmp_path, "", "")
+    with pytest.raises(ConfigError, match="cannot be created"):
+        RunDirectory.create(tmp_path / ("x" * 300), tmp_path, "", "")
+
+
+def test_where_a_run_is_already_it_is_offered_for_resuming(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", tmp_path, "", "")
+    run.last.touch()
+    with pytest.raises(ConfigError, match="holds a run already; go on with it by resume="):
+        RunDirectory.create(run.path, tmp_path, "", "")
+
+
+def test_an_output_in_a_file_is_refused_before_the_work_is_done(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_output(tmp_path / "new" / "folder")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        check_output(tmp_path / "file" / "results")
 
 
 def test_json_is_written_whole_and_has_no_nan(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Config keys that describe no object: each section's as a dataclass, whose fields are the schema."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from segtrain.construct import check_arguments, signature
+from segtrain.errors import ConfigError
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The keys of `data` that are neither the data set's nor the loader's."""
+
+    train_split: str
+    val_split: str
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """The keys of `optimizer` that are not the optimizer's; see `parameter_groups`."""
+
+    backbone_lr_multiplier: float
+    decay_norm_and_bias: bool
+
+
+@dataclass(frozen=True)
+class RateOptions:
+    """The optimizer's own keys that the parameter groups need too, whatever its signature says of them."""
+
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The keys of a training that stand in no section."""
+
+    seed: int
+    run_dir: str | None
+    output_root: str
+    debug: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must be in [0, 2^63)")
+
+
+def read_options(config: DictConfig, options: type[Options]) -> Options:
+    """The top-level keys that the dataclass `options` names, as one of its instances.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range, a line for each.
+        omegaconf.errors.MissingMandatoryValue: a value is missing.
+    """
+    values = {str(key): config[str(key)] for key in config if str(key) in signature(options)[0]}
+    node = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()
+    }
+    if problems := check_options("", node, options):
+        raise ConfigError("\n".join(problems))
+    return options(**node)
+
+
+def check_options(key: str, node: dict[str, Any], options: type) -> list[str]:
+    """What is wrong with the types of `node`'s values, and where nothing is, with the values; a line each.
+
+    Args:
+        key: of the section in the config; "" for the config itself.
+        node: plain values by name.
+        options: a dataclass.
+    """
+    parameters, hints = signature(options)
+    if problems := check_arguments(key, node, parameters, hints, {}, key or "the command"):
+        return problems
+    try:
+        options(**node)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []

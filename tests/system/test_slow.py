@@ -1,0 +1,61 @@
+"""What takes minutes: the demo's promise, a real data set, and the wheel in an environment of its own."""
+
+import json
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RunCli = Callable[..., tuple[int, str, str]]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_the_demo_reaches_what_the_readme_says(run_cli: RunCli, tmp_path: Path) -> None:
+    code, _, err = run_cli("train", "experiment=demo", f"run_dir={tmp_path / 'demo'}")
+    assert code == 0, err
+    assert json.loads((tmp_path / "demo" / "results.json").read_text())["miou"] >= 0.80
+    assert f"pictures of predictions: {tmp_path / 'demo' / 'pictures'}" in err
+    assert "pixel accuracy" in err
+
+
+def test_camvid_is_learnt_and_evaluate_gives_the_same_number(
+    run_cli: RunCli, shared_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, _, err = run_cli(
+        *("train", "experiment=camvid_unet_r18_cpu", f"data.root={shared_data / 'camvid'}", f"run_dir={run}"),
+        *("trainer.max_steps=200", "trainer.evaluate_every=null"),
+    )
+    assert code == 0, err
+    during = json.loads((run / "results.json").read_text())
+    assert during["images"] == 101
+    assert during["miou"] > 0.25
+    code, _, err = run_cli("evaluate", f"checkpoint={run}/checkpoints/last.pt", f"output={tmp_path / 'again'}")
+    assert code == 0, err
+    assert json.loads((tmp_path / "again" / "results.json").read_text())["confusion"] == during["confusion"]
+
+
+def test_the_wheel_alone_trains_evaluates_and_predicts(project_root: Path, tmp_path: Path) -> None:
+    def run(*command: object, cwd: Path = project_root) -> str:
+        done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "wheel", project_root)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    binaries = tmp_path / "venv" / "bin"
+    constraints = project_root / "constraints.txt"
+    run(binaries / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel)
+    elsewhere = tmp_path / "empty"
+    elsewhere.mkdir()
+    segtrain = binaries / "segtrain"
+    tiny = ("data.num_train=16", "data.num_val=4", "data.batch_size=4", "augment=light", "model=unet_light")
+    run(segtrain, "train", *tiny, "trainer.max_steps=4", "run_dir=run", cwd=elsewhere)
+    assert "mean" in run(segtrain, "evaluate", "checkpoint=run/checkpoints/best.pt", cwd=elsewhere)
+    run(segtrain, "predict", "checkpoint=run/checkpoints/best.pt", "input=run/pictures", "output=out", cwd=elsewhere)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["out", "run"]
+    assert len(list((elsewhere / "out" / "overlay").iterdir())) == 1
