@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from segtrain.construct import KNOWN_PACKAGES, Slot, signature
 from segtrain.data.augment import Augmentation
@@ -107,7 +107,9 @@ class Builder:
             raise ConfigError(f"{name}: the config has no such section; choose one by {name}=<name>")
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        section = {str(key): value for key, value in plain.items()}
+        # A checkpoint brings its own weights: its config is no reason to read or download others.
+        return section if self.packages is None else _without_weights(section)
 
     def trainer_options(self) -> TrainerOptions:
         return TrainerOptions(**self.section("trainer"))
@@ -188,7 +190,7 @@ class Builder:
     def criterion(self, facts: DataFacts, dataset: LabelledDataset | None) -> Criterion:
         """The loss, its class weights computed from `dataset` where the config names a rule.
 
-        With `dataset` None the weights are placeholders: a checkpoint's `criterion` state follows.
+        With `dataset` None such weights are placeholders: a checkpoint's `criterion` state follows.
         """
         node = self._split("loss")[0]
         rules = _weight_rules(node)
@@ -206,6 +208,10 @@ class Builder:
         loss = self._slot("loss", node, num_classes=facts.num_classes, ignore_index=facts.ignore_index).build()
         return Criterion(loss, {})
 
+    def computes_class_weights(self) -> bool:
+        """Whether the loss names a rule by which class weights are computed from the training set."""
+        return bool(_weight_rules(self.section("loss")))
+
     def optimizer(self, model: nn.Module) -> Optimizer:
         host, guest = self._split("optimizer")
         try:
@@ -213,6 +219,10 @@ class Builder:
         except ConfigError as error:
             raise ConfigError(f"optimizer.{error}") from None
         optimizer: Optimizer = self._slot("optimizer", host, params=groups).build()
+        if isinstance(optimizer, LBFGS):
+            raise ConfigError(
+                "optimizer._target_=torch.optim.LBFGS evaluates the loss several times a step; take another"
+            )
         return optimizer
 
     def schedule(self, max_steps: int) -> Schedule:
@@ -247,11 +257,12 @@ def saved_facts(facts: DataFacts) -> dict[str, Any]:
 
 def facts_from(saved: Mapping[str, Any]) -> DataFacts:
     """The inverse of `saved_facts`."""
-    return DataFacts(**{key: _as_tuple(value) for key, value in saved.items()})
+    return DataFacts(**{key: to_tuple(value) for key, value in saved.items()})
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+def to_tuple(value: Any) -> Any:
+    """A list, and the lists in it, as tuples."""
+    return tuple(map(to_tuple, value)) if isinstance(value, list | tuple | ListConfig) else value
 
 
 def _rates(host: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,13 +55,6 @@ class Slot:
             raise ConfigError("\n".join(problems))
         return self._build(self.key, self.node)
 
-    def target(self) -> type:
-        """The class that `_target_` names."""
-        found = find_class(self.node.get("_target_"), self.base, self.key, self.packages)
-        if isinstance(found, str):
-            raise ConfigError(found)
-        return found
-
     def _check(self, key: str, node: dict[str, Any], base: type) -> list[str]:
         cls = find_class(node.get("_target_"), base, key, self.packages)
         if isinstance(cls, str):
@@ -122,11 +115,10 @@ def find_class(path: Any, base: type, key: str, packages: Sequence[str] | None) 
     module_name, _, class_name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        missing = f"; {error}" if getattr(error, "name", None) != module_name else ""
-        return (
-            f"{key}._target_={path}: module {module_name} cannot be imported{missing}; is it in the working directory?"
-        )
+    except Exception as error:  # a module of the user's own may fail in any way
+        absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
+        why = "" if absent else f" ({type(error).__name__}: {one_line(error)})"
+        return f"{key}._target_={path}: module {module_name} cannot be imported{why}; is it in the working directory?"
     found = getattr(module, class_name, None)
     if found is None:
         return f"{key}._target_={path}: {module_name} has no class {class_name}{nearest(class_name, dir(module))}"

@@ -1,17 +1,20 @@
 """From a checkpoint file to a model that predicts; what `evaluate` and `predict` have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
-from segtrain.build import Builder, facts_from
+from segtrain.build import Builder, facts_from, to_tuple
 from segtrain.compose import Job
+from segtrain.data.dataset import LabelledDataset
 from segtrain.engine import checkpoint
 from segtrain.engine.precision import choose_hardware
-from segtrain.errors import CheckpointError
+from segtrain.errors import CheckpointError, ConfigError
 from segtrain.inference import Predictor
+from segtrain.losses import Criterion
 from segtrain.saved_config import apply_overrides, check_plain
 from segtrain.types import DataFacts, Hardware
 
@@ -49,16 +52,27 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     saved = contents["config"]
     check_plain(saved)
     config, _ = apply_overrides(saved, job)
+    facts = _overridden(facts, config, job)
     builder = Builder(config, trusted=tuple(job.config.trust))
     builder.check("model", *sections)
     options = builder.trainer_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
     model = builder.model(facts, pretrained=False)
-    load_weights(model, contents, path)
+    check_weights(model, contents, path)
+    model.load_state_dict(contents["model"])
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
     normalize = builder.normalize(facts).to(hardware.device)
     predictor = Predictor(model, normalize, builder.strategy(), hardware)
     return LoadedModel(path, contents, builder, facts, hardware, predictor)
+
+
+def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
+    """The facts, with those that the command line states itself (`data.mean=...`) in place of the checkpoint's."""
+    stated = {
+        key.lstrip("+").removeprefix("data.") for key, _ in job.saved_overrides if key.lstrip("+").startswith("data.")
+    }
+    changed = {name: to_tuple(config.data[name]) for name in ("mean", "std", "palette") if name in stated}
+    return replace(facts, **changed)
 
 
 def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
@@ -66,18 +80,49 @@ def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
     missing = [name for name in names if not isinstance(contents.get(name), dict)]
     if missing:
         raise CheckpointError(f"{path}: holds no {', '.join(missing)} of a training; was it written by segtrain train?")
+    for name in {"model", "criterion"} & set(names):
+        if not all(isinstance(value, Tensor) for value in contents[name].values()):
+            raise CheckpointError(f"{path}: {name} holds something else than tensors")
+    if "state" in names and not isinstance(contents["state"].get("step"), int):
+        raise CheckpointError(f"{path}: state holds no step")
 
 
-def load_criterion(criterion: nn.Module, contents: dict[str, Any], path: Path) -> None:
-    """A checkpoint's class weights into `criterion`, or a CheckpointError where it has others."""
+def build_criterion(
+    builder: Builder, facts: DataFacts, contents: dict[str, Any], path: Path, dataset: LabelledDataset | None
+) -> Criterion:
+    """The loss, with the class weights that a checkpoint holds where its own config says how they were computed.
+
+    Args:
+        builder: over the checkpoint's config with the command's overrides on top.
+        facts: of the data.
+        contents: of the checkpoint.
+        path: of the checkpoint, for messages.
+        dataset: the training set, to compute class weights by another rule than the checkpoint's; None: not there.
+
+    Raises:
+        ConfigError: another rule, and no training set.
+        CheckpointError: the checkpoint's class weights do not fit its loss.
+    """
+    loss = builder.config.loss
+    if not builder.computes_class_weights():
+        return builder.criterion(facts, None)
+    if OmegaConf.to_container(loss, resolve=False) != contents["config"]["loss"]:
+        if dataset is None:
+            raise ConfigError(
+                "loss.class_weights: a rule needs the training set, which is not read here; give a list of numbers, "
+                "or leave out what changes the loss"
+            )
+        return builder.criterion(facts, dataset)
+    criterion = builder.criterion(facts, None)
     own, saved = criterion.state_dict(), contents["criterion"]
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in saved.items()}:
-        raise CheckpointError(f"{path}: holds the class weights of another loss; leave out what changes the loss")
+        raise CheckpointError(f"{path}: its class weights are not those of its loss")
     criterion.load_state_dict(saved)
+    return criterion
 
 
-def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None:
-    """A checkpoint's weights into `model`, or a CheckpointError that names what does not fit."""
+def check_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None:
+    """Raises a CheckpointError that names what does not fit unless the checkpoint's weights fit `model`."""
     own, saved = model.state_dict(), contents["model"]
     missing = [name for name in own if name not in saved]
     extra = [name for name in saved if name not in own]
@@ -91,4 +136,3 @@ def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None
             f"{len(extra)} are left over, {len(unequal)} have another shape, such as {first}; "
             "leave out what changes the model"
         )
-    model.load_state_dict(saved)

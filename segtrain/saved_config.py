@@ -1,4 +1,7 @@
-"""Configs out of a checkpoint or a run directory: data that is checked, and that overrides are applied to.
+"""Configs that are data, and that overrides are applied to: out of a checkpoint (checked) or a run directory.
+
+A run directory's config.yaml is a file of the user's own, like any config. What comes out of a checkpoint may come from
+a stranger: `check_plain` looks at it first.
 
 A stored config never goes through Hydra, whose launchers, callbacks and resolvers would act on it. What the user adds
 on the command line is the user's own: the options it chooses are composed from segtrain's own YAML.
@@ -23,6 +26,8 @@ PLAIN_INTERPOLATION = re.compile(
     r"\$\{\s*\.*[A-Za-z_][\w.\[\]-]*\s*\}"  # ${data.crop_size}, ${.width}, ${model.channels[0]}
     r"|\$\{\s*oc\.env:\s*\w+\s*(,[^${}]*)?\}"  # ${oc.env:NAME}, ${oc.env:NAME,default}
 )
+# A pickle can make a tree of a few hundred bytes that has 2^30 leaves.
+MOST_NODES, MOST_LEVELS = 20_000, 30
 OVERRIDE_TYPES = {
     "": OverrideType.CHANGE,
     "+": OverrideType.ADD,
@@ -35,28 +40,34 @@ def check_plain(saved: Mapping[str, Any]) -> None:
     """Accept references to other keys and to environment variables, and nothing else that OmegaConf would evaluate.
 
     Raises:
-        CheckpointError: a value, or a key, holds another resolver, or a reference that cannot be read.
+        CheckpointError: a value, or a key, holds another resolver, a reference that cannot be read, or several of
+            them (which could multiply without end); or the config is larger or deeper than any config is.
     """
-    for path, text in _strings(saved, ""):
-        if "${" in PLAIN_INTERPOLATION.sub(" ", text):
+    for number, (path, depth, value) in enumerate(_nodes(saved, "", 0)):
+        if number > MOST_NODES or depth > MOST_LEVELS:
+            raise CheckpointError(f"the stored config has over {MOST_NODES} values or {MOST_LEVELS} levels; not read")
+        if not isinstance(value, str):
+            continue
+        if value.count("${") > 1 or "${" in PLAIN_INTERPOLATION.sub(" ", value):
             raise CheckpointError(
-                f"the stored config's {path} is {text!r}: only references such as ${{a.b}} and ${{oc.env:NAME}}"
-                " are accepted out of a checkpoint"
+                f"the stored config's {path} is {value!r}: only one reference such as ${{a.b}} or ${{oc.env:NAME}}"
+                " is accepted out of a checkpoint"
             )
 
 
-def _strings(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every text in `node`, keys included, with the dotted path where it stands."""
-    if isinstance(node, str):
-        yield path, node
-    elif isinstance(node, Mapping):
+def _nodes(node: Any, path: str, depth: int) -> Iterator[tuple[str, int, Any]]:
+    """Everything in `node`, keys included, each with its dotted path and its level."""
+    yield path, depth, node
+    if depth > MOST_LEVELS:
+        return
+    if isinstance(node, Mapping):
         for key, value in node.items():
             inner = f"{path}.{key}" if path else str(key)
-            yield inner, str(key)
-            yield from _strings(value, inner)
+            yield inner, depth, str(key)
+            yield from _nodes(value, inner, depth + 1)
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
-            yield from _strings(value, f"{path}[{index}]")
+            yield from _nodes(value, f"{path}[{index}]", depth + 1)
 
 
 def apply_overrides(saved: Mapping[str, Any] | DictConfig, job: Job) -> tuple[DictConfig, dict[str, str]]:

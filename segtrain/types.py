@@ -116,6 +116,11 @@ class Hardware:
     memory_format: torch.memory_format
     loss_scaling: bool
 
+    def autocast(self) -> torch.autocast:
+        """The context in which a model computes in this precision."""
+        enabled = self.autocast_dtype is not None
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=enabled)
+
 
 @dataclass(frozen=True)
 class Example:

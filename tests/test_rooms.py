@@ -31,7 +31,7 @@ ALLOWED = {
     "options": {"construct"},
     "transforms": {"construct", "data"},
     "build": {"construct", "options", "transforms", "data", "engine", "inference", "losses", "models", "nn", "optim"},
-    "load": {"build", "compose", "engine", "inference", "saved_config"},
+    "load": {"build", "compose", "saved_config", "data", "engine", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
         *("data", "engine", "inference", "report"),

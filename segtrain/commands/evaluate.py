@@ -13,7 +13,7 @@ from segtrain.engine.evaluate import Evaluation, evaluate
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.run_directory import RunDirectory, check_output, write_json
 from segtrain.errors import DataError
-from segtrain.load import LoadedModel, load_criterion, load_model
+from segtrain.load import LoadedModel, build_criterion, load_model
 from segtrain.options import read_options
 from segtrain.report.examples import draw_examples
 from segtrain.report.pictures import save_picture
@@ -66,8 +66,7 @@ def _evaluate(job: Job) -> None:
             "choose the data it was trained on, or map labels to its classes by data.labels"
         )
     dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
-    criterion = builder.criterion(facts, None).to(loaded.hardware.device)
-    load_criterion(criterion, loaded.contents, loaded.path)
+    criterion = build_criterion(builder, facts, loaded.contents, loaded.path, None).to(loaded.hardware.device)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
     evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
     assert evaluation is not None

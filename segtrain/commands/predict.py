@@ -1,6 +1,8 @@
 """`segtrain predict`: label maps for images, at their own resolution."""
 
+import glob
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segtrain import compose
 from segtrain.compose import Job
+from segtrain.data.augment import Augmentation
 from segtrain.data.reading import IMAGE_SUFFIXES, read_image
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.progress import Progress
@@ -20,7 +24,7 @@ from segtrain.errors import ConfigError, DataError, nearest
 from segtrain.load import load_model
 from segtrain.options import read_options
 from segtrain.report.pictures import overlay, save_index_png, save_palette_png, save_picture
-from segtrain.types import DataFacts
+from segtrain.types import DataFacts, Sample
 
 log = logging.getLogger("segtrain")
 
@@ -77,7 +81,8 @@ def _predict(job: Job) -> None:
     products, output = _products(options.save), Path(options.output)
     check_output(output)
     images = find_images(options.input)
-    loaded = load_model(job, "inference", "trainer")
+    loaded = load_model(job, "augment.evaluate", "inference", "trainer")
+    preprocess = loaded.builder.augmentation("evaluate", loaded.facts.ignore_index)
     writers = _writers(loaded.facts, options.alpha)
     bad: list[str] = []
     with Progress("predict", len(images), unit="img", line_every=100) as progress:
@@ -89,9 +94,9 @@ def _predict(job: Job) -> None:
                 continue
             finally:
                 progress.advance()
-            tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-            probabilities = loaded.predictor.logits(tensor)[0].softmax(dim=0).cpu().numpy()
-            prediction = Prediction(image, probabilities.argmax(axis=0), probabilities)
+            logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))[0]
+            probabilities = logits.softmax(dim=0).cpu().numpy()
+            prediction = Prediction(image, logits.argmax(dim=0).cpu().numpy(), probabilities)
             for product in products:
                 target = output / product / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +104,18 @@ def _predict(job: Job) -> None:
     log.info("%d of %d images predicted: %s in %s", len(images) - len(bad), len(images), ", ".join(products), output)
     if bad:
         raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n" + "\n".join(bad))
+
+
+def _as_seen_in_evaluation(image: NDArray[np.uint8], name: str, preprocess: Augmentation) -> Tensor:
+    """[1, C, H, W]: the image after `augment.evaluate`, as the model's scores were measured."""
+    height, width = image.shape[:2]
+    seen = preprocess(Sample(image, np.zeros((height, width), dtype=np.uint8), name), 0, 0, 0).image
+    if seen.shape[:2] != (height, width):
+        raise ConfigError(
+            f"augment.evaluate turns {name} from {height}x{width} into {seen.shape[0]}x{seen.shape[1]}; a prediction "
+            "must have its image's size: leave that transform out, and resize by inference.scale"
+        )
+    return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None]
 
 
 def find_images(where: str) -> dict[str, Path]:
@@ -124,15 +141,15 @@ def find_images(where: str) -> dict[str, Path]:
                 f"input={where}: no image ({kinds}) in this folder; for subfolders: input='{where}/**/*.jpg'"
             )
     else:
-        pattern = path.relative_to(path.anchor)
-        files = sorted(file for file in Path(path.anchor or ".").glob(str(pattern)) if file.is_file())
+        files = sorted(Path(name) for name in glob.glob(where, recursive=True) if Path(name).is_file())
         if not files:
             raise DataError(f"input={where}: no such file or folder, and no file matches it as a glob")
     root = _common_folder(files)
-    stems = [str(file.relative_to(root).with_suffix("")) for file in files]
+    names = [file.relative_to(root) for file in files]
+    sharing = Counter(name.with_suffix("") for name in names)
     return {
-        stem if stems.count(stem) == 1 else str(file.relative_to(root)): file
-        for stem, file in zip(stems, files, strict=True)
+        str(name.with_suffix("") if sharing[name.with_suffix("")] == 1 else name): file
+        for name, file in zip(names, files, strict=True)
     }
 
 

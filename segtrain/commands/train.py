@@ -18,12 +18,18 @@ from segtrain.engine.evaluate import check_monitor
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.precision import choose_hardware, seed_everything
-from segtrain.engine.run_directory import RunDirectory, environment, write_json
+from segtrain.engine.run_directory import (
+    RunDirectory,
+    changed_environment,
+    environment,
+    read_json,
+    write_json,
+)
 from segtrain.engine.trainer import Parts, Trainer
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.explain import check_complete
 from segtrain.inference import Predictor
-from segtrain.load import check_parts, load_criterion, load_weights
+from segtrain.load import build_criterion, check_parts, check_weights
 from segtrain.report.examples import draw_examples
 from segtrain.saved_config import apply_overrides
 from segtrain.types import Hardware
@@ -110,13 +116,15 @@ def _train(start: Start, command: Sequence[str]) -> None:
     builder.check(*SECTIONS)
     options = builder.trainer_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
+    if start.resume_from is None and config.run_dir is not None:
+        RunDirectory(Path(config.run_dir)).check_free()  # before the data are read; it is created after
     seed_everything(config.seed)
     parts, max_steps = _assemble(start, builder, options, hardware)
 
-    if start.resume_from:
-        _check_resumable(*start.resume_from, parts, config, max_steps)
     contents, directory = start.resume_from or (None, _create_directory(start, command))
     attach_file(directory.log)
+    if contents is not None:
+        _go_on(contents, directory, parts, config, max_steps, command)
     log.info("run directory: %s", directory.path)
     trainer = Trainer(parts, options, max_steps, hardware, directory, contents)
     try:
@@ -128,7 +136,7 @@ def _train(start: Start, command: Sequence[str]) -> None:
 
 def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware: Hardware) -> tuple[Parts, int]:
     """Everything that the trainer is handed, and the length of the run in steps."""
-    seed, new = start.config.seed, start.resume_from is None
+    seed = start.config.seed
     loader_options, data_options = builder.loader_options(), builder.data_options()
     train_set = builder.dataset(data_options.train_split)
     val_set = builder.dataset(data_options.val_split)
@@ -143,11 +151,17 @@ def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware:
     batches_per_epoch = train_batches(0).batches_per_epoch
     max_steps = options.steps(batches_per_epoch)
 
-    model = builder.model(facts, pretrained=new)
+    model = builder.model(facts, pretrained=start.resume_from is None)
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
     normalize = builder.normalize(facts).to(hardware.device)
-    criterion = builder.criterion(facts, train_set if new else None).to(hardware.device)
-    check_monitor(options.monitor, criterion, facts)
+    if start.resume_from:
+        contents, directory = start.resume_from
+        check_weights(model, contents, directory.last)
+        criterion = build_criterion(builder, facts, contents, directory.last, train_set)
+    else:
+        criterion = builder.criterion(facts, train_set)
+    criterion = criterion.to(hardware.device)
+    check_monitor(options.monitor, criterion, facts, hardware.device)
     parts = Parts(
         model=model,
         normalize=normalize,
@@ -174,24 +188,42 @@ def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware:
     return parts, max_steps
 
 
-def _check_resumable(
-    contents: dict[str, Any], directory: RunDirectory, parts: Parts, config: DictConfig, max_steps: int
+def _go_on(
+    contents: dict[str, Any],
+    directory: RunDirectory,
+    parts: Parts,
+    config: DictConfig,
+    max_steps: int,
+    command: Sequence[str],
 ) -> None:
-    """Raises CheckpointError or ConfigError where overrides make of the run another one than was saved."""
-    load_weights(parts.model, contents, directory.last)
-    load_criterion(parts.criterion, contents, directory.last)
-    used, groups = contents["config"]["optimizer"].get("_target_"), contents["optimizer"]["param_groups"]
+    """Makes the run's folder and its checkpoint say what this command's overrides changed.
+
+    Raises:
+        CheckpointError: the overrides make of the optimizer another one than was saved.
+        ConfigError: they make the run shorter than what is done.
+    """
+    saved, state = contents["config"], contents["state"]
+    used, groups = saved["optimizer"].get("_target_"), contents["optimizer"]["param_groups"]
     sizes = [[len(group["params"]) for group in some] for some in (groups, parts.optimizer.param_groups)]
     if used != config.optimizer.get("_target_") or sizes[0] != sizes[1]:
         raise CheckpointError(
             f"{directory.last}: holds the state of another optimizer ({used}, {len(groups)} parameter groups); "
             "leave out what changes optimizer._target_ or which parameters decay"
         )
-    if contents["state"]["step"] > max_steps:
+    if state["step"] > max_steps:
         raise ConfigError(
-            f"trainer: the run would be {max_steps} steps long but has done {contents['state']['step']} already; "
+            f"trainer: the run would be {max_steps} steps long but has done {state['step']} already; "
             "raise trainer.max_steps"
         )
+    if any(saved["trainer"].get(key) != config.trainer[key] for key in ("monitor", "monitor_mode")):
+        state |= {"best_value": None, "best_step": 0}  # the best by another measure says nothing
+    OmegaConf.save(config, directory.config)
+    record, now = read_json(directory.environment), environment(["segtrain", "train", *command])
+    earlier = [record, *record.get("resumed", [])][-1]
+    write_json(directory.environment, {**record, "resumed": [*record.get("resumed", []), now]})
+    changes = changed_environment(earlier, now)
+    if changes:
+        log.warning("going on, but not to the same bits as without the interruption: %s", "; ".join(changes))
 
 
 def _create_directory(start: Start, command: Sequence[str]) -> RunDirectory:
@@ -223,4 +255,5 @@ def _say_goodbye(trainer: Trainer) -> None:
         log.info("best %s %.4f at step %d: %s", monitor, state.best_value, state.best_step, directory.best)
     if directory.pictures.is_dir():
         log.info("pictures of predictions: %s", directory.pictures)
-    log.info("evaluate: segtrain evaluate checkpoint=%s", shlex.quote(str(directory.best)))
+    newest = directory.best if directory.best.is_file() else directory.last
+    log.info("evaluate: segtrain evaluate checkpoint=%s", shlex.quote(str(newest)))

@@ -37,6 +37,11 @@ class LabelledDataset(Dataset[Sample], ABC):
     ) -> None:
         if in_channels not in (1, 3):
             raise ConfigError(f"data.in_channels={in_channels}: an image has 3 channels (RGB) or 1 (grey)")
+        doubled = [name for name in classes if list(classes).count(name) > 1]
+        if doubled:
+            raise ConfigError(
+                f"data.classes: {doubled[0]!r} stands there more than once; give every class its own name"
+            )
         self.class_names = tuple(classes)
         self.palette = check_palette(palette, len(classes))
         self.ignore_index = ignore_index

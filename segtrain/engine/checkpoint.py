@@ -8,7 +8,6 @@ torch itself loads most single-bit errors as silently wrong weights.
 import hashlib
 import io
 import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,12 +85,15 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _unpickle(body: memoryview, path: Path) -> Any:
-    """A digest proves the file whole, not well-meant: compressed records (zip bombs) and pickled code are refused."""
+    """A digest proves the file whole, not well-meant: zip bombs and pickled code are refused."""
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise CheckpointError(f"{path}: holds compressed records, which segtrain never writes; not read")
+            records = archive.infolist()
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if compressed or sum(record.file_size for record in records) > len(body) or bytes(body[:4]) != b"PK\3\4":
+            raise CheckpointError(f"{path}: holds compressed or overlapping records, which segtrain never writes")
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (EOFError, OSError, RuntimeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile):
-        # torch's own text would advise weights_only=False
+    except CheckpointError:
+        raise
+    except Exception:  # a malformed pickle fails in any way; torch's own text would advise weights_only=False
         raise CheckpointError(f"{path}: holds more than tensors and plain values; not read") from None

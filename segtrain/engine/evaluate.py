@@ -1,5 +1,6 @@
 """Evaluation: predictor -> confusion matrix -> mIoU. Training and `segtrain evaluate` call the same function."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ class Evaluation:
 
     Attributes:
         matrix: rows = truth, columns = prediction; void truth left out.
-        loss: mean over valid pixels of the criterion's total and of each term, by name.
+        loss: of the criterion's total and of each term, by name: mean of the batches' losses, weighted by their valid
+            pixels. For plain cross-entropy that is the mean over all valid pixels; class weights and Dice make it
+            depend a little on `data.eval_batch_size`.
         images: number of images.
         examples: the first few images of the data set.
     """
@@ -32,7 +35,8 @@ class Evaluation:
 
     def results(self, facts: DataFacts) -> dict[str, Any]:
         """The contents of `results.json`: the metrics (see `ConfusionMatrix.summary`), losses, number of images."""
-        return {"images": self.images, "loss": self.loss, **self.matrix.summary(facts.class_names)}
+        loss = {name: value if math.isfinite(value) else None for name, value in self.loss.items()}
+        return {"images": self.images, "loss": loss, **self.matrix.summary(facts.class_names)}
 
     def scalars(self, facts: DataFacts) -> dict[str, float | None]:
         """The same numbers, flat: what is logged, and what a monitor can name. Per class as `iou/<class>`."""
@@ -44,9 +48,8 @@ class Evaluation:
         return self.loss | flat
 
 
-def check_monitor(monitor: str, criterion: nn.Module, facts: DataFacts) -> None:
+def check_monitor(monitor: str, criterion: nn.Module, facts: DataFacts, device: torch.device) -> None:
     """Raise ConfigError unless evaluations will have a metric of this name; asked before hours are spent training."""
-    device = next((value.device for value in criterion.state_dict().values()), None)
     labels = torch.zeros(1, 1, 1, dtype=torch.long, device=device)
     terms = criterion(ModelOutput(torch.zeros(1, facts.num_classes, 1, 1, device=device), {}), labels).terms
     losses = dict.fromkeys(["loss", *_prefixed(terms)], 0.0)

@@ -27,7 +27,6 @@ class RunLogger:
     """
 
     def __init__(self, directory: RunDirectory, resumed_step: int) -> None:
-        self._directory = directory
         if resumed_step:
             _drop_lines_after(directory.metrics, resumed_step)
         self._lines = open(directory.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
@@ -48,10 +47,6 @@ class RunLogger:
     def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
         """Adds an [H, W, 3] uint8 picture to TensorBoard."""
         self._events.add_image(name, image, step, dataformats="HWC")
-
-    def text(self, name: str, text: str) -> None:
-        """Adds a text, shown as preformatted, to TensorBoard."""
-        self._events.add_text(name, "```\n" + text + "\n```")
 
     def close(self) -> None:
         self._lines.close()

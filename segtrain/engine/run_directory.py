@@ -18,6 +18,7 @@ import platform
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,18 +73,25 @@ class RunDirectory:
             path.mkdir()
             directory.checkpoints.mkdir()
         except FileExistsError:
-            raise ConfigError(f"run_dir={path} {directory._what_is_there()}") from None
+            raise directory._taken() from None
         except OSError as error:
             raise ConfigError(f"run_dir={path} cannot be created ({error.strerror}); name another folder") from None
         return directory
 
-    def _what_is_there(self) -> str:
+    def check_free(self) -> None:
+        """Raises ConfigError where there is something already; `create` still decides, exclusively."""
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise self._taken()
+
+    def _taken(self) -> ConfigError:
         """Why no run can be created here, and what to do."""
         if self.last.is_file():
-            return f"holds a run already; go on with it by resume={self.path}, or name another folder"
-        if self.path.is_dir():
-            return "exists and is not empty; name another folder, or delete what is in it"
-        return "is a file, or inside one; name a folder"
+            why = f"holds a run already; go on with it by resume={self.path}, or name another folder"
+        elif self.path.is_dir():
+            why = "exists and is not empty; name another folder, or delete what is in it"
+        else:
+            why = "is a file, or inside one; name a folder"
+        return ConfigError(f"run_dir={self.path} {why}")
 
 
 def check_output(path: Path) -> None:
@@ -100,6 +108,23 @@ def write_json(path: Path, contents: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of `write_json`; empty where it is missing or was changed into something else."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return contents if isinstance(contents, dict) else {}
+
+
+def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What floating-point results depend on and differs between two environments: `threads 2 -> 4`."""
+    before, after = earlier.get("versions", {}), now["versions"]
+    pairs = {"torch": (before.get("torch"), after["torch"]), "threads": (earlier.get("threads"), now["threads"])}
+    pairs["devices"] = (earlier.get("cuda", {}).get("devices"), now["cuda"]["devices"])
+    return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old is not None and old != new]
 
 
 def environment(command: list[str]) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Parts:
 class Trainer:
     """Trains, evaluates and saves one run.
 
-    `train()` returns when `max_steps` updates are done or Ctrl-C was pressed. Whatever it returns or raises, `last.pt`
-    in the run's folder is the newest complete state.
+    `train()` returns when `max_steps` updates are done or Ctrl-C was pressed; `last.pt` in the run's folder then holds
+    the newest state. The criterion's state is expected to be in place already when a run is resumed.
     """
 
     def __init__(
@@ -135,17 +135,20 @@ class Trainer:
     def train_step(self, batches: Iterator[Batch]) -> None:
         """One optimizer update over `accumulate` batches."""
         factor = self.parts.schedule(self.state.step)
-        for group in self.parts.optimizer.param_groups:
+        for group in self._groups():
             group["lr"] = group["initial_lr"] * factor
-        for _ in range(self.options.accumulate):
-            with self.window.waiting_for_data():
-                batch = next(batches)
+        # All of the step's batches are there before any is used: a bad sample leaves no half-done step behind.
+        with self.window.waiting_for_data():
+            step_batches = [next(batches) for _ in range(self.options.accumulate)]
+        for batch in step_batches:
             loss, terms = self.forward(batch)
             self.scaler.scale(loss / self.options.accumulate).backward()
             self.window.add(loss.detach(), terms, len(batch.names))
         if self.options.clip_norm is not None:
             self.scaler.unscale_(self.parts.optimizer)
             norm = nn.utils.clip_grad_norm_(self.parts.model.parameters(), self.options.clip_norm)
+            if not self.hardware.loss_scaling and not torch.isfinite(norm):
+                raise NonFiniteError(_not_finite("the gradient's norm", float(norm), self.state.step + 1))
             self.window.gradient_norm = norm
         self.scaler.step(self.parts.optimizer)
         self.scaler.update()
@@ -154,11 +157,11 @@ class Trainer:
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch, and its named terms."""
-        device, dtype = self.hardware.device, self.hardware.autocast_dtype
+        device = self.hardware.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True).long()
         inputs = self.parts.normalize(images).contiguous(memory_format=self.hardware.memory_format)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with self.hardware.autocast():
             output: ModelOutput = self.parts.model(inputs)
         loss = self.parts.criterion(output, labels)
         return loss.total, loss.terms
@@ -170,12 +173,8 @@ class Trainer:
             NonFiniteError: the loss is no longer a number.
         """
         values = self.window.means()
-        if not math.isfinite(values["loss"]):
-            raise NonFiniteError(
-                f"the loss is {values['loss']} at step {self.state.step}; "
-                f"lower optimizer.lr, set trainer.clip_norm, or use trainer.precision=fp32"
-            )
-        rates = {group["name"]: group["lr"] for group in self.parts.optimizer.param_groups}
+        self._check_finite()
+        rates = {group["name"]: group["lr"] for group in self._groups()}
         for name, rate in rates.items():
             values[f"lr/{name}"] = rate
         self.logger.scalars("train", self.state.step, values)
@@ -238,10 +237,17 @@ class Trainer:
         self.directory.pictures.mkdir(exist_ok=True)
         Image.fromarray(picture).save(self.directory.pictures / f"step_{self.state.step:07d}.png")
 
+    def _check_finite(self) -> None:
+        """Before anything is logged or saved: weights that a NaN has reached must not replace good ones."""
+        loss = self.window.mean_loss()
+        if not math.isfinite(loss):
+            raise NonFiniteError(_not_finite("the loss", loss, self.state.step))
+
     def save_last(self) -> None:
         self._save(self.directory.last)
 
     def _save(self, path: Path) -> None:
+        self._check_finite()
         parts = self.parts
         contents = {
             **parts.saved,
@@ -257,11 +263,18 @@ class Trainer:
     def _restore(self, contents: dict[str, Any]) -> None:
         parts = self.parts
         parts.model.load_state_dict(contents["model"])
-        parts.criterion.load_state_dict(contents["criterion"])
+        # The optimizer's moments come from the file, its hyperparameters from the config, which may have changed.
+        chosen = [{key: value for key, value in group.items() if key != "params"} for group in self._groups()]
         parts.optimizer.load_state_dict(contents["optimizer"])
-        self.scaler.load_state_dict(contents["scaler"])
+        for group, hyperparameters in zip(self._groups(), chosen, strict=True):
+            group.update(hyperparameters)
+        if contents["scaler"]:
+            self.scaler.load_state_dict(contents["scaler"])
         self.state = RunState(**contents["state"])
         restore_random_state(contents["random"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.parts.optimizer.param_groups
 
     def close(self) -> None:
         self.logger.close()
@@ -269,3 +282,7 @@ class Trainer:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _not_finite(what: str, value: float, step: int) -> str:
+    return f"{what} is {value} at step {step}; lower optimizer.lr, set trainer.clip_norm, or use trainer.precision=fp32"

@@ -45,6 +45,10 @@ class Window:
         self._batches += 1
         self._images += images
 
+    def mean_loss(self) -> float:
+        """Mean loss per batch; 0 before the first."""
+        return float(self._sums.get("loss", 0.0)) / max(self._batches, 1)
+
     def means(self) -> dict[str, float]:
         """Mean loss and terms per batch, `images_per_second`, `data_share` (of time spent waiting for data, 0..1)."""
         values = {name: float(total) / max(self._batches, 1) for name, total in self._sums.items()}

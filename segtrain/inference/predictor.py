@@ -41,10 +41,8 @@ class Predictor:
         return result
 
     def _forward(self, images: Tensor) -> Tensor:
-        hardware = self.hardware
-        inputs = self.normalize(images).contiguous(memory_format=hardware.memory_format)
-        dtype = hardware.autocast_dtype
-        with torch.autocast(hardware.device.type, dtype=dtype, enabled=dtype is not None):
+        inputs = self.normalize(images).contiguous(memory_format=self.hardware.memory_format)
+        with self.hardware.autocast():
             logits: Tensor = self.model(inputs).logits
         return logits.float()
 

@@ -15,7 +15,7 @@ def parameter_groups(
 
     Groups are named `backbone`, `backbone_no_decay`, `decoder`, `decoder_no_decay` (`model`, `model_no_decay` where
     the model has no `backbone`), in this order, empty ones left out. Each has `name`, `params`, `lr`, `initial_lr`
-    (what `apply_schedule` scales) and `weight_decay`; torch keeps the extra keys and saves them with the optimizer.
+    (what the schedule scales) and `weight_decay`; torch keeps the extra keys and saves them with the optimizer.
 
     Args:
         model: its `backbone`, if any, is what `backbone_lr_multiplier` means.

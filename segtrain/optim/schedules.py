@@ -16,8 +16,6 @@ run needs nothing restored.
 import math
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
 from segtrain.errors import ConfigError
 
 
@@ -146,9 +144,3 @@ class Constant(Schedule):
 
     def after_warmup(self, step: int) -> float:
         return 1.0
-
-
-def apply_schedule(optimizer: Optimizer, factor: float) -> None:
-    """Set every group's `lr` to its `initial_lr` times `factor`; the groups are those of `parameter_groups`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from segtrain.errors import ConfigError
-from segtrain.optim import Constant, Cosine, Poly, Step, apply_schedule, parameter_groups
+from segtrain.optim import Constant, Cosine, Poly, Step
 
 STEPS = 40
 NO_WARMUP = {"max_steps": STEPS, "warmup_steps": 0, "warmup_factor": 0.1}
@@ -91,15 +91,6 @@ def test_factors_stay_in_0_1_peak_after_warmup_and_do_not_depend_on_the_order_of
 def test_milestones_fall_on_the_nearest_step():
     schedule = Step(max_steps=100, warmup_steps=0, warmup_factor=0.1, milestones=[0.07], gamma=0.5)
     assert [schedule(6), schedule(7)] == [1, 0.5]  # 0.07 * 100 is slightly above 7 in floating point
-
-
-def test_apply_schedule_scales_each_groups_own_rate_however_often_it_is_called():
-    model = nn.Module()
-    model.backbone, model.head = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(parameter_groups(model, 0.1, 0.0, 0.5, True), lr=0.1)
-    for factor in (1.0, 0.5, 0.5):
-        apply_schedule(optimizer, factor)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.05]
 
 
 @pytest.mark.parametrize(
