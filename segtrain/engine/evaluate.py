@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ class Evaluation:
             pixels. For plain cross-entropy that is the mean over all valid pixels; class weights and Dice make it
             depend a little on `data.eval_batch_size`.
         images: number of images.
-        examples: the first few images of the data set.
+        examples: a few images of the data set, evenly spread.
     """
 
     matrix: ConfusionMatrix
@@ -76,7 +77,7 @@ def evaluate(
         batches: lists of batches; within a batch all images have one size.
         facts: of the data.
         num_images: how many images `batches` holds, for the progress bar.
-        num_examples: how many of the first images are kept as `examples`.
+        num_examples: how many images, evenly spread over the set, are kept as `examples`.
         should_stop: asked after each batch.
 
     Returns:
@@ -86,6 +87,8 @@ def evaluate(
     sums: dict[str, float] = {}
     valid_pixels = images = 0
     examples: list[Example] = []
+    # Spread over the set: the first images of a video are all alike.
+    chosen = {int(i) for i in np.linspace(0, num_images - 1, min(num_examples, num_images)).round()}
     with Progress("evaluate", num_images, unit="img", line_every=None, transient=True) as progress:
         for batch in (batch for group in batches for batch in group):
             logits = predictor.logits(batch.images)
@@ -98,9 +101,9 @@ def evaluate(
             for name, value in {"loss": loss.total, **_prefixed(loss.terms)}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * valid
             valid_pixels += valid
+            wanted = [i for i in range(len(batch.names)) if images + i in chosen]
+            examples += _examples(batch, predictions, wanted)
             images += len(batch.names)
-            if len(examples) < num_examples:
-                examples += _examples(batch, predictions)[: num_examples - len(examples)]
             progress.advance(len(batch.names))
             if should_stop():
                 return None
@@ -112,8 +115,11 @@ def _prefixed(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"loss/{name}": value for name, value in terms.items()}
 
 
-def _examples(batch: Batch, predictions: Tensor) -> list[Example]:
-    pictures = batch.images.permute(0, 2, 3, 1).numpy()
-    labels = batch.labels.numpy()
-    predicted = predictions.cpu().numpy()
-    return [Example(Sample(pictures[i], labels[i], name), predicted[i]) for i, name in enumerate(batch.names)]
+def _examples(batch: Batch, predictions: Tensor, wanted: list[int]) -> list[Example]:
+    return [
+        Example(
+            Sample(batch.images[i].permute(1, 2, 0).numpy(), batch.labels[i].numpy(), batch.names[i]),
+            predictions[i].cpu().numpy(),
+        )
+        for i in wanted
+    ]

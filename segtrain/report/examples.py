@@ -1,4 +1,4 @@
-"""The first few images of a data set beside their truth, their prediction and the errors."""
+"""A few images of a data set beside their truth, their prediction and the errors."""
 
 from collections.abc import Sequence
 
