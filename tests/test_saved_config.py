@@ -93,7 +93,7 @@ def test_a_nested_group_that_the_stored_config_lacks_is_refused(paint_shop: Path
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "${a.b}", "${.width} and ${..size}", "${a[0]}", "${oc.env:HOME}", "x/${oc.env:DATA,/a b}/y", "$5"]
+    "text", ["plain", "${a.b}", "${.width}", "${..size}", "${a[0]}", "${oc.env:HOME}", "x/${oc.env:DATA,/a b}/y", "$5"]
 )
 def test_references_to_keys_and_environment_are_accepted(text: str):
     check_plain({"a": [{"b": text}]})
@@ -111,3 +111,20 @@ def test_any_other_interpolation_is_refused_with_its_key(text: str):
 def test_interpolations_in_keys_are_refused_too():
     with pytest.raises(CheckpointError):
         check_plain({"${now:%Y}": 1})
+
+
+def test_several_references_in_one_value_could_multiply_and_are_refused():
+    with pytest.raises(CheckpointError, match="only one reference"):
+        check_plain({"a": "x", "b": "${a}${a}"})
+
+
+def test_a_small_pickle_that_unfolds_without_end_is_refused_at_once():
+    wide: dict[str, object] = {}
+    for _ in range(60):
+        wide = {"x": wide, "y": wide}  # 2^60 leaves in memory of 60 dicts
+    with pytest.raises(CheckpointError, match="levels"):
+        check_plain(wide)
+    endless: dict[str, object] = {}
+    endless["self"] = endless
+    with pytest.raises(CheckpointError, match="levels"):
+        check_plain(endless)

@@ -119,13 +119,16 @@ def _train(start: Start, command: Sequence[str]) -> None:
     if start.resume_from is None and config.run_dir is not None:
         RunDirectory(Path(config.run_dir)).check_free()  # before the data are read; it is created after
     seed_everything(config.seed)
-    parts, max_steps = _assemble(start, builder, options, hardware)
+    parts, max_steps, summary = _assemble(start, builder, options, hardware)
 
+    if start.resume_from:
+        _check_resumable(*start.resume_from, parts, config, max_steps)
     contents, directory = start.resume_from or (None, _create_directory(start, command))
     attach_file(directory.log)
+    for line in (f"run directory: {directory.path}", *summary):
+        log.info(line)
     if contents is not None:
-        _go_on(contents, directory, parts, config, max_steps, command)
-    log.info("run directory: %s", directory.path)
+        _go_on(contents, directory, config, command)
     trainer = Trainer(parts, options, max_steps, hardware, directory, contents)
     try:
         trainer.train()
@@ -134,8 +137,10 @@ def _train(start: Start, command: Sequence[str]) -> None:
     _say_goodbye(trainer)
 
 
-def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware: Hardware) -> tuple[Parts, int]:
-    """Everything that the trainer is handed, and the length of the run in steps."""
+def _assemble(
+    start: Start, builder: Builder, options: TrainerOptions, hardware: Hardware
+) -> tuple[Parts, int, list[str]]:
+    """Everything that the trainer is handed, the length of the run in steps, and what there is to say about it."""
     seed = start.config.seed
     loader_options, data_options = builder.loader_options(), builder.data_options()
     train_set = builder.dataset(data_options.train_split)
@@ -182,41 +187,36 @@ def _assemble(start: Start, builder: Builder, options: TrainerOptions, hardware:
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     epochs = max_steps * options.accumulate / batches_per_epoch
-    log.info("data: %s, %d training and %d validation images", _choice(start, "data"), len(train_set), len(val_set))
-    log.info("model: %s, %.2f M parameters", _choice(start, "model", "model/backbone"), parameters / 1e6)
-    log.info("%d steps (%.1f epochs) on %s in %s", max_steps, epochs, hardware.device, options.precision)
-    return parts, max_steps
+    summary = [
+        f"data: {_choice(start, 'data')}, {len(train_set)} training and {len(val_set)} validation images",
+        f"model: {_choice(start, 'model', 'model/backbone')}, {parameters / 1e6:.2f} M parameters",
+        f"{max_steps} steps ({epochs:.1f} epochs) on {hardware.device} in {options.precision}",
+    ]
+    return parts, max_steps, summary
 
 
-def _go_on(
-    contents: dict[str, Any],
-    directory: RunDirectory,
-    parts: Parts,
-    config: DictConfig,
-    max_steps: int,
-    command: Sequence[str],
+def _check_resumable(
+    contents: dict[str, Any], directory: RunDirectory, parts: Parts, config: DictConfig, max_steps: int
 ) -> None:
-    """Makes the run's folder and its checkpoint say what this command's overrides changed.
-
-    Raises:
-        CheckpointError: the overrides make of the optimizer another one than was saved.
-        ConfigError: they make the run shorter than what is done.
-    """
-    saved, state = contents["config"], contents["state"]
-    used, groups = saved["optimizer"].get("_target_"), contents["optimizer"]["param_groups"]
+    """Raises CheckpointError or ConfigError where overrides make of the run another one than was saved."""
+    used, groups = contents["config"]["optimizer"].get("_target_"), contents["optimizer"]["param_groups"]
     sizes = [[len(group["params"]) for group in some] for some in (groups, parts.optimizer.param_groups)]
     if used != config.optimizer.get("_target_") or sizes[0] != sizes[1]:
         raise CheckpointError(
             f"{directory.last}: holds the state of another optimizer ({used}, {len(groups)} parameter groups); "
             "leave out what changes optimizer._target_ or which parameters decay"
         )
-    if state["step"] > max_steps:
+    if contents["state"]["step"] > max_steps:
         raise ConfigError(
-            f"trainer: the run would be {max_steps} steps long but has done {state['step']} already; "
+            f"trainer: the run would be {max_steps} steps long but has done {contents['state']['step']} already; "
             "raise trainer.max_steps"
         )
-    if any(saved["trainer"].get(key) != config.trainer[key] for key in ("monitor", "monitor_mode")):
-        state |= {"best_value": None, "best_step": 0}  # the best by another measure says nothing
+
+
+def _go_on(contents: dict[str, Any], directory: RunDirectory, config: DictConfig, command: Sequence[str]) -> None:
+    """Makes the run's folder and its state say what this command changed, and warns where that spoils repeatability."""
+    if any(contents["config"]["trainer"].get(key) != config.trainer[key] for key in ("monitor", "monitor_mode")):
+        contents["state"] |= {"best_value": None, "best_step": 0}  # the best by another measure says nothing
     OmegaConf.save(config, directory.config)
     record, now = read_json(directory.environment), environment(["segtrain", "train", *command])
     earlier = [record, *record.get("resumed", [])][-1]

@@ -11,6 +11,7 @@ RUN_DIR/
     pictures/           image, truth and prediction at each evaluation
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -80,8 +81,9 @@ class RunDirectory:
 
     def check_free(self) -> None:
         """Raises ConfigError where there is something already; `create` still decides, exclusively."""
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
-            raise self._taken()
+        with contextlib.suppress(OSError):  # a name that cannot be looked at: `create` says why
+            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+                raise self._taken()
 
     def _taken(self) -> ConfigError:
         """Why no run can be created here, and what to do."""

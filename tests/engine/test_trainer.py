@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segtrain.engine import checkpoint
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.precision import choose_hardware
 from segtrain.engine.run_directory import RunDirectory
@@ -135,6 +136,30 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_own_exit_code(tmp_path: 
     with pytest.raises(NonFiniteError, match="step 1.*lower optimizer.lr") as caught:
         make_trainer(tmp_path, model).train()
     assert caught.value.exit_code == 4
+
+
+def test_weights_that_a_nan_has_reached_replace_no_checkpoint(tmp_path: Path) -> None:
+    def turning_bad(step: int) -> Iterator[Batch]:
+        yield batch(0)
+        trainer.parts.model.conv.weight.data.fill_(float("inf"))
+        yield batch(1)
+        yield batch(2)
+
+    trainer = make_trainer(tmp_path, train_batches=turning_bad, log_every=100, save_every=1)
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    saved = checkpoint.load(trainer.directory.last)
+    assert saved["state"]["step"] == 1
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_a_gradient_that_is_no_number_is_noticed_before_the_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, clip_norm=1.0, max_steps=1)
+    trainer.parts.model.conv.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = trainer.parts.model.conv.weight.detach().clone()
+    with pytest.raises(NonFiniteError, match="gradient"):
+        trainer.train()
+    assert torch.equal(trainer.parts.model.conv.weight, before)
 
 
 def test_a_bad_sample_costs_the_run_but_not_its_progress(tmp_path: Path) -> None:

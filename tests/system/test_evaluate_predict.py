@@ -105,3 +105,56 @@ def test_two_files_of_one_stem_do_not_overwrite_each_other(
     )
     assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "out" / "index").iterdir()) == ["x.bmp.png", "x.png.png"]
+
+
+def test_predict_sees_images_through_the_evaluation_transforms(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    best, invert = f"checkpoint={finished_run}/checkpoints/best.pt", "{_target_: albumentations.InvertImg, p: 1.0}"
+    for folder, extra in (("plain", ()), ("inverted", (f"+augment.evaluate.invert={invert}",))):
+        code, _, err = run_cli(
+            *("predict", best, f"input={photos / 'a.png'}", f"output={tmp_path / folder}", "save=[probabilities]"),
+            *extra,
+        )
+        assert code == 0, err
+    plain, inverted = (
+        np.load(tmp_path / folder / "probabilities" / "a.npz")["probabilities"] for folder in ("plain", "inverted")
+    )
+    assert not np.array_equal(plain, inverted)
+
+
+def test_predict_refuses_an_evaluation_transform_that_changes_the_size(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    resize = "+augment.evaluate.small={_target_: albumentations.Resize, height: 8, width: 8}"
+    code, _, err = run_cli(
+        *("predict", f"checkpoint={finished_run}/checkpoints/best.pt"),
+        *(f"input={photos / 'a.png'}", f"output={tmp_path}", resize),
+    )
+    assert code == 2
+    assert "from 33x47 into 8x8" in err
+
+
+def test_other_normalisation_on_the_command_line_takes_effect(
+    finished_run: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    during = json.loads((finished_run / "results.json").read_text())
+    last = f"checkpoint={finished_run}/checkpoints/last.pt"
+    code, _, err = run_cli("evaluate", last, f"output={tmp_path}", "data.mean=[0,0,0]")
+    assert code == 0, err
+    assert json.loads((tmp_path / "results.json").read_text())["loss"] != during["loss"]
+
+
+def test_a_checkpoint_is_no_reason_to_read_other_weights(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    contents = checkpoint.load(finished_run / "checkpoints" / "best.pt")
+    del contents["schema"]
+    contents["config"]["loss"] = {
+        "_target_": "segtrain.backbones.resnet.ResNet",
+        "in_channels": 3,
+        "name": "resnet18",
+        "weights": "/nowhere/secret.pt",
+        "output_stride": 32,
+    }
+    checkpoint.save(contents, tmp_path / "hostile.pt")
+    _, _, err = run_cli("evaluate", f"checkpoint={tmp_path / 'hostile.pt'}")
+    assert "secret.pt" not in err

@@ -108,6 +108,42 @@ def test_a_resumed_run_ends_in_the_same_bits(train: Train, run_cli: RunCli, opti
     assert losses(part) == losses(whole)
 
 
+def test_overrides_of_a_resumed_run_take_effect_and_stay(train: Train, run_cli: RunCli) -> None:
+    run = train()
+    code, _, err = run_cli("train", f"resume={run}", "trainer.max_steps=8", "optimizer.lr=0.5", "schedule=constant")
+    assert code == 0, err
+    assert lines(run, "train")[-1]["lr/decoder"] == 0.5
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.trainer.max_steps, config.optimizer.lr) == (8, 0.5)
+    code, _, err = run_cli("train", f"resume={run}", "trainer.max_steps=9")
+    assert code == 0, err
+    assert lines(run, "train")[-1]["lr/decoder"] == 0.5
+    resumed = json.loads((run / "environment.json").read_text())["resumed"]
+    assert [entry["command"][-1] for entry in resumed] == ["schedule=constant", "trainer.max_steps=9"]
+
+
+def test_another_monitor_begins_with_no_best(train: Train, run_cli: RunCli) -> None:
+    run = train()
+    code, _, err = run_cli(
+        *("train", f"resume={run}", "trainer.max_steps=9"), *("trainer.monitor=loss", "trainer.monitor_mode=min")
+    )
+    assert code == 0, err
+    state = checkpoint.load(run / "checkpoints" / "best.pt")["state"]
+    assert state["best_value"] == pytest.approx(lines(run, "val")[-1]["loss"])
+
+
+def test_a_resume_with_other_threads_says_it_is_not_bitwise(train: Train, run_cli: RunCli) -> None:
+    run = train()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        code, _, err = run_cli("train", f"resume={run}", "trainer.max_steps=7")
+    finally:
+        torch.set_num_threads(threads)
+    assert code == 0, err
+    assert f"not to the same bits as without the interruption: threads {threads} -> {threads + 1}" in err
+
+
 def interrupted_process(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """A training that gets Ctrl-C once it is under way."""
     command = [sys.executable, "-m", "segtrain", "train", *TINY, f"run_dir={directory}", *overrides]
