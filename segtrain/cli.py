@@ -1,7 +1,7 @@
 """The command `segtrain`: picks a command, runs it, and turns what went wrong into a line and an exit code.
 
-0: done. 1: a bug of ours. 2: a mistake in the configuration, the data or a checkpoint. 4: the loss is no longer a number.
-130: interrupted. 141: nobody reads standard output.
+0: done. 1: a bug of ours. 2: a mistake in the configuration, the data or a checkpoint. 4: the loss is no longer
+a number. 130: interrupted. 141: nobody reads standard output.
 Neither torch nor Hydra is imported before a command is run.
 """
 

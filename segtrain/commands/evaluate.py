@@ -9,7 +9,7 @@ from typing import Any
 from segtrain import compose
 from segtrain.compose import Job
 from segtrain.data.loader import eval_loader
-from segtrain.engine.evaluate import Evaluation, evaluate
+from segtrain.engine.evaluate import Evaluation, evaluate, try_criterion
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.run_directory import RunDirectory, check_output, write_json
 from segtrain.errors import DataError
@@ -67,6 +67,7 @@ def _evaluate(job: Job) -> None:
         )
     dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
     criterion = build_criterion(builder, facts, loaded.contents, loaded.path, None).to(loaded.hardware.device)
+    try_criterion(criterion, facts, loaded.hardware.device)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
     evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
     assert evaluation is not None

@@ -14,7 +14,7 @@ from segtrain.build import Builder, saved_facts
 from segtrain.compose import Job
 from segtrain.data.loader import TrainLoader, eval_loader, train_loader
 from segtrain.engine import checkpoint
-from segtrain.engine.evaluate import check_monitor
+from segtrain.engine.evaluate import check_monitor, try_criterion
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.precision import choose_hardware, seed_everything
@@ -166,7 +166,7 @@ def _assemble(
     else:
         criterion = builder.criterion(facts, train_set)
     criterion = criterion.to(hardware.device)
-    check_monitor(options.monitor, criterion, facts, hardware.device)
+    check_monitor(options.monitor, try_criterion(criterion, facts, hardware.device), facts)
     parts = Parts(
         model=model,
         normalize=normalize,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.engine.progress import Progress
-from segtrain.errors import ConfigError, nearest
+from segtrain.errors import ConfigError, nearest, one_line
 from segtrain.inference import Predictor
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts, Example, ModelOutput, Sample
@@ -49,15 +49,35 @@ class Evaluation:
         return self.loss | flat
 
 
-def check_monitor(monitor: str, criterion: nn.Module, facts: DataFacts, device: torch.device) -> None:
-    """Raise ConfigError unless evaluations will have a metric of this name; asked before hours are spent training."""
-    labels = torch.zeros(1, 1, 1, dtype=torch.long, device=device)
-    terms = criterion(ModelOutput(torch.zeros(1, facts.num_classes, 1, 1, device=device), {}), labels).terms
-    losses = dict.fromkeys(["loss", *_prefixed(terms)], 0.0)
-    nothing = Evaluation(ConfusionMatrix(facts.num_classes, facts.ignore_index), losses, 0, [])
-    known = nothing.scalars(facts)
+def check_monitor(monitor: str, terms: Iterable[str], facts: DataFacts) -> None:
+    """Raise ConfigError unless evaluations will have a metric of this name; asked before hours are spent training.
+
+    Args:
+        monitor: name of a metric.
+        terms: names of the loss's terms, as `try_criterion` returns them.
+        facts: of the data.
+    """
+    losses = dict.fromkeys(("loss", *(f"loss/{term}" for term in terms)), 0.0)
+    known = Evaluation(ConfusionMatrix(facts.num_classes, facts.ignore_index), losses, 0, []).scalars(facts)
     if monitor not in known:
         raise ConfigError(f"trainer.monitor={monitor}: no such metric{nearest(monitor, known)} ({', '.join(known)})")
+
+
+def try_criterion(criterion: nn.Module, facts: DataFacts, device: torch.device) -> list[str]:
+    """Names of the terms that the criterion returns, found by calling it on one pixel.
+
+    Raises:
+        ConfigError: it cannot be called with logits and labels: it is no loss.
+    """
+    logits = torch.zeros(1, facts.num_classes, 1, 1, device=device)
+    labels = torch.zeros(1, 1, 1, dtype=torch.long, device=device)
+    try:
+        return list(criterion(ModelOutput(logits, {}), labels).terms)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"loss: it cannot be called with logits [N, {facts.num_classes}, H, W] and labels [N, H, W] "
+            f"({one_line(error)}); name a loss (segtrain list losses)"
+        ) from error
 
 
 def evaluate(

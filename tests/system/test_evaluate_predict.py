@@ -156,5 +156,7 @@ def test_a_checkpoint_is_no_reason_to_read_other_weights(finished_run: Path, run
         "output_stride": 32,
     }
     checkpoint.save(contents, tmp_path / "hostile.pt")
-    _, _, err = run_cli("evaluate", f"checkpoint={tmp_path / 'hostile.pt'}")
+    code, _, err = run_cli("evaluate", f"checkpoint={tmp_path / 'hostile.pt'}")
+    assert code == 2
     assert "secret.pt" not in err
+    assert "loss: it cannot be called with logits" in err
