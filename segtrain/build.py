@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from segtrain.construct import KNOWN_PACKAGES, Slot, signature
+from segtrain.construct import KNOWN_PACKAGES, Slot, fits, signature
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import LoaderOptions
@@ -134,12 +134,7 @@ class Builder:
     def facts(self, dataset: LabelledDataset) -> DataFacts:
         """What the model must know of the data, and the checkpoint carries."""
         options = self.data_options()
-        for key in ("mean", "std"):
-            values = getattr(options, key)
-            if len(values) != dataset.in_channels:
-                raise ConfigError(f"data.{key}={values}: {dataset.in_channels} value(s) needed, one for each channel")
-        if min(options.std) <= 0:
-            raise ConfigError(f"data.std={options.std}: a standard deviation must be positive")
+        check_normalisation(options.mean, options.std, dataset.in_channels)
         return DataFacts(
             dataset.class_names,
             dataset.palette,
@@ -248,6 +243,16 @@ class Builder:
             names = [key for key in signature(options)[0] if key in host]
             guests.append({key: host.pop(key) for key in names})
         return [host, *guests]
+
+
+def check_normalisation(mean: Any, std: Any, in_channels: int) -> None:
+    """Raises ConfigError unless `data.mean` and `data.std` are one number for each channel, `data.std` positive."""
+    for key, values in (("mean", mean), ("std", std)):
+        if not fits(values, list[float]) or len(values) != in_channels:
+            shown = list(values) if isinstance(values, tuple) else values
+            raise ConfigError(f"data.{key}={shown}: {in_channels} value(s) needed, one for each channel")
+    if min(std) <= 0:
+        raise ConfigError(f"data.std={list(std)}: a standard deviation must be positive")
 
 
 def saved_facts(facts: DataFacts) -> dict[str, Any]:

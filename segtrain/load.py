@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from segtrain.build import Builder, facts_from, to_tuple
+from segtrain.build import Builder, check_normalisation, facts_from, to_tuple
 from segtrain.compose import Job
 from segtrain.data.dataset import LabelledDataset
+from segtrain.data.labels import check_palette
 from segtrain.engine import checkpoint
 from segtrain.engine.precision import choose_hardware
 from segtrain.errors import CheckpointError, ConfigError
@@ -72,7 +73,11 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
         key.lstrip("+").removeprefix("data.") for key, _ in job.saved_overrides if key.lstrip("+").startswith("data.")
     }
     changed = {name: to_tuple(config.data[name]) for name in ("mean", "std", "palette") if name in stated}
-    return replace(facts, **changed)
+    if "palette" in changed:
+        changed["palette"] = check_palette(changed["palette"], facts.num_classes)
+    facts = replace(facts, **changed)
+    check_normalisation(facts.mean, facts.std, facts.in_channels)
+    return facts
 
 
 def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:

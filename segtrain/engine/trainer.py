@@ -98,7 +98,7 @@ class Trainer:
 
         Raises:
             DataError: a sample cannot be read; the steps done so far are saved first.
-            NonFiniteError: see `log_window`.
+            NonFiniteError: the loss, or a gradient that is clipped, is no longer a number.
         """
         self.parts.model.train()
         batches = iter(self.parts.train_batches(self.state.step))

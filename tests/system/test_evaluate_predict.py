@@ -160,3 +160,25 @@ def test_a_checkpoint_is_no_reason_to_read_other_weights(finished_run: Path, run
     assert code == 2
     assert "secret.pt" not in err
     assert "loss: it cannot be called with logits" in err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.mean=null", "data.mean=None: 3 value(s) needed"),
+        ("data.mean=[0.5]", "data.mean=[0.5]: 3 value(s) needed"),
+        ("data.std=[1,1,a]", "data.std=[1, 1, 'a']: 3 value(s) needed"),
+        ("data.std=[1,1,0]", "must be positive"),
+        ("data.palette=[[0,0,0]]", "data.palette has 1 colours for 7 classes"),
+    ],
+)
+def test_wrong_normalisation_or_palette_on_the_command_line_is_one_line(
+    finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path, override: str, message: str
+) -> None:
+    code, _, err = run_cli(
+        *("predict", f"checkpoint={finished_run}/checkpoints/best.pt"),
+        *(f"input={photos / 'a.png'}", f"output={tmp_path}", override),
+    )
+    assert code == 2
+    assert err.startswith("segtrain: error: ")
+    assert message in err
