@@ -1,11 +1,8 @@
 """Checkpoint files: written whole or not at all, verified before they are read, nothing but tensors and plain values.
 
-A file is what `torch.save` writes, followed by a footer of 40 bytes: the word `segtrain` and the SHA-256 of all bytes
-before it. `torch.load(file, weights_only=True)` reads it like any other; `load` verifies the digest first, because
-torch itself loads most single-bit errors as silently wrong weights.
+A file is what `torch.save` writes, followed by a footer (`segtrain.weights.footer`) whose digest `load` verifies first.
 """
 
-import hashlib
 import io
 import os
 import zipfile
@@ -15,10 +12,9 @@ from typing import Any
 import torch
 
 from segtrain.errors import CheckpointError
+from segtrain.weights.footer import footer, has_footer, verified
 
 SCHEMA = 1
-_MARK = b"segtrain"
-_FOOTER_BYTES = len(_MARK) + hashlib.sha256().digest_size
 
 
 def save(contents: dict[str, Any], path: Path) -> None:
@@ -38,7 +34,7 @@ def save(contents: dict[str, Any], path: Path) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(body)
-            file.write(_MARK + hashlib.sha256(body).digest())
+            file.write(footer(body))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -65,15 +61,11 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    body, footer = memoryview(data)[:-_FOOTER_BYTES], data[-_FOOTER_BYTES:]
-    if not footer.startswith(_MARK):
+    if not has_footer(data):
         raise CheckpointError(
             f"{path}: not a segtrain checkpoint, or cut off; expected a file written by segtrain train"
         )
-    if hashlib.sha256(body).digest() != footer[len(_MARK) :]:
-        raise CheckpointError(
-            f"{path}: damaged: its SHA-256 is not the one it was written with; use another checkpoint"
-        )
+    body = verified(data, path)
     contents = _unpickle(body, path)
     if not isinstance(contents, dict) or "schema" not in contents:
         raise CheckpointError(f"{path}: not a segtrain checkpoint: it has no schema")

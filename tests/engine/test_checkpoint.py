@@ -9,6 +9,7 @@ import torch
 
 from segtrain.engine import checkpoint
 from segtrain.errors import CheckpointError
+from segtrain.weights.footer import footer, verified
 
 CONTENTS = {"model": {"weight": torch.arange(12.0).view(3, 4)}, "state": {"step": 7}, "config": {"a": [1, None, "x"]}}
 
@@ -61,12 +62,12 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch
 
 
 def test_compressed_records_are_refused(saved: Path) -> None:
-    body = saved.read_bytes()[: -checkpoint._FOOTER_BYTES]
+    body = verified(saved.read_bytes(), saved)
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
-    saved.write_bytes(packed.getvalue() + checkpoint._MARK + checkpoint.hashlib.sha256(packed.getvalue()).digest())
+    saved.write_bytes(packed.getvalue() + footer(packed.getvalue()))
     with pytest.raises(CheckpointError, match="compressed"):
         checkpoint.load(saved)
 
@@ -75,7 +76,7 @@ def test_pickled_code_is_refused_without_advice_to_trust_it(tmp_path: Path) -> N
     path = tmp_path / "evil.pt"
     buffer = io.BytesIO()
     torch.save({"schema": 1, "model": Path("x")}, buffer)
-    path.write_bytes(buffer.getvalue() + checkpoint._MARK + checkpoint.hashlib.sha256(buffer.getvalue()).digest())
+    path.write_bytes(buffer.getvalue() + footer(buffer.getvalue()))
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(path)
     assert "weights_only" not in str(caught.value)

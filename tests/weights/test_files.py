@@ -10,12 +10,13 @@ import torchvision
 
 from segtrain.backbones import resnet as resnet_module
 from segtrain.backbones.resnet import ResNet
-from segtrain.backbones.weights import adapt_stem, load_weights
 from segtrain.errors import CheckpointError
+from segtrain.weights import adapt_stem, load_weights
 
 
 def resnet18(weights, in_channels=3):
-    return ResNet(in_channels=in_channels, name="resnet18", weights=weights, output_stride=32)
+    options = {"output_stride": 32, "dilate_strided": False, "multi_grid": None, "deformable_stages": []}
+    return ResNet(in_channels=in_channels, name="resnet18", weights=weights, deformable_version=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -157,4 +158,4 @@ def test_a_pretrained_stem_is_adapted_when_it_is_loaded(saved, state):
 
 def test_only_the_named_prefixes_are_left_out(saved):
     with pytest.raises(CheckpointError, match=r"2 not in this network \(fc.weight, fc.bias\)"):
-        load_weights(resnet18(None), str(saved), SimpleNamespace(url=""), stem="conv1.weight", drop=())
+        load_weights(resnet18(None), str(saved), None, stem="conv1.weight", drop=())
