@@ -1,7 +1,15 @@
-"""BatchNorm that can be trained on a batch of one."""
+"""Normalisation layers: BatchNorm that can be trained on a batch of one, and what may stand in its place."""
 
+from collections.abc import Callable
+from typing import Literal
+
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segtrain.errors import ConfigError
+
+NormKind = Literal["batch", "sync", "group"]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -15,8 +23,79 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and self.track_running_stats and input.numel() == input.shape[1]:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        return super().forward(input)
+        return _by_running_statistics(self, input) if _is_single(self, input) else super().forward(input)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """`torch.nn.SyncBatchNorm`: statistics over the batches of all processes; with one process, `BatchNorm2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        return _by_running_statistics(self, input) if alone and _is_single(self, input) else super().forward(input)
+
+
+def convert_norm(module: nn.Module, kind: NormKind) -> None:
+    """Makes every BatchNorm in `module` one of `kind`, in place, weights and running statistics kept.
+
+    Args:
+        kind: `batch`: `BatchNorm2d`, in place of torch's own | `sync`: `SyncBatchNorm` | `group`: GroupNorm of 32
+            groups, or of as many below that as divide the channels. It normalises each image by itself, so that small
+            batches train as large ones do; running statistics have no place in it, and pretrained weights lose
+            those they were trained with.
+
+    Raises:
+        ConfigError: a layer that does more than BatchNorm (timm's fused norm and activation) is to be another kind.
+
+    Source: Wu and He 2018, arXiv:1803.08494 (GroupNorm, Table 3: 32 groups).
+    """
+    make: Callable[[nn.BatchNorm2d], nn.Module] = {"batch": _batch, "sync": _sync, "group": _group}[kind]
+    for parent in list(module.modules()):
+        for name, layer in list(parent.named_children()):
+            if not isinstance(layer, nn.BatchNorm2d):
+                continue
+            if type(layer) in (nn.BatchNorm2d, BatchNorm2d):
+                setattr(parent, name, make(layer))
+            elif kind != "batch":
+                raise ConfigError(
+                    f"model.norm={kind}: this network has layers of {type(layer).__name__}, which norm and activate at "
+                    "once; use norm=batch"
+                )
+
+
+def _batch(layer: nn.BatchNorm2d) -> nn.Module:
+    return layer if isinstance(layer, BatchNorm2d) else _with_state(layer, BatchNorm2d)
+
+
+def _sync(layer: nn.BatchNorm2d) -> nn.Module:
+    return _with_state(layer, SyncBatchNorm)
+
+
+def _group(layer: nn.BatchNorm2d) -> nn.GroupNorm:
+    channels = layer.num_features
+    groups = next(n for n in range(min(32, channels), 0, -1) if channels % n == 0)
+    norm = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine).to(_device(layer))
+    if layer.affine:
+        norm.weight, norm.bias = layer.weight, layer.bias
+    return norm
+
+
+def _with_state(layer: nn.BatchNorm2d, kind: Callable[..., nn.BatchNorm2d | nn.SyncBatchNorm]) -> nn.Module:
+    norm = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    norm.weight, norm.bias = layer.weight, layer.bias
+    norm.running_mean, norm.running_var = layer.running_mean, layer.running_var
+    norm.num_batches_tracked = layer.num_batches_tracked
+    return norm.train(layer.training)
+
+
+def _device(layer: nn.BatchNorm2d) -> torch.device:
+    return next((x.device for x in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
+
+
+def _is_single(layer: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> bool:
+    return layer.training and layer.track_running_stats and x.numel() == x.shape[1]
+
+
+def _by_running_statistics(layer: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:
+    return F.batch_norm(
+        x, layer.running_mean, layer.running_var, layer.weight, layer.bias, training=False, eps=layer.eps
+    )

@@ -1,0 +1,36 @@
+"""Activation checkpointing: memory for time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)`, whose activations are dropped and computed once more in the backward pass.
+
+    Values, gradients and random draws (dropout) are those of a plain call. So are BatchNorm's running statistics: the
+    second pass sees the batch again and must not count it twice.
+
+    Source: Chen et al. 2016, arXiv:1604.06174.
+    """
+    result: Tensor = checkpoint(
+        module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
+    )
+    return result
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """BatchNorms in `module` normalise by the batch but do not take it into their running statistics."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    kept = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
+    for layer in norms:
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, num_batches) in zip(norms, kept, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, num_batches
