@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError, nearest
+from segtrain.nn.recompute import recomputed
 from segtrain.types import Feature
 
 
@@ -21,15 +23,27 @@ class Backbone(nn.Module):
     Attributes:
         features: (name, channels, stride in input pixels), shallow to deep.
         in_channels: channels of the images.
+        recompute: activation checkpointing, for the stages that `forward` calls through `run`.
     """
 
     def __init__(self, in_channels: int, features: Sequence[Feature]) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.features = tuple(features)
+        self.recompute = False
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
+
+    def run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """`stage(x)`; where `recompute` is set, a training step keeps only what each block of it reads."""
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            result: Tensor = stage(x)
+            return result
+        # A subclass of Sequential is one block: its in-place ReLU by itself would overwrite what it must read again.
+        for block in stage if type(stage) is nn.Sequential else [stage]:
+            x = recomputed(block, x)
+        return x
 
     @property
     def deepest(self) -> Feature:

@@ -7,6 +7,7 @@ from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
+from segtrain.nn.preactivation import ResidualUnit
 from segtrain.types import Feature
 
 
@@ -19,25 +20,32 @@ class UNetEncoder(Backbone):
     Args:
         channels: of each level; the paper's are 64, 128, 256, 512, 1024.
         batch_norm: BatchNorm between convolution and ReLU, not in the paper.
+        residual: a level is a `ResidualUnit`, whose first convolution has the stride that pooling would have had: the
+            deep residual U-Net, with channels 64, 128, 256, 512 and BatchNorm.
         dropout: share of the deepest level's values set to zero in training, in [0, 1).
 
-    Source: Ronneberger et al. 2015, arXiv:1505.04597, Figure 1 and section 3.1 (drop-out).
+    Source: Ronneberger et al. 2015, arXiv:1505.04597, Figure 1 and section 3.1 (drop-out); residual: Zhang et al. 2018,
+    arXiv:1711.10684, Figure 2.
     """
 
-    def __init__(self, in_channels: int, channels: list[int], batch_norm: bool, dropout: float) -> None:
+    def __init__(self, in_channels: int, channels: list[int], batch_norm: bool, residual: bool, dropout: float) -> None:
         if not channels or min(channels) < 1:
             raise ConfigError(f"model.backbone.channels={channels}: give one positive number per level")
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.backbone.dropout={dropout}: must lie in [0, 1)")
         features = [Feature(f"level{i + 1}", width, 2**i) for i, width in enumerate(channels)]
         super().__init__(in_channels, features)
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                ConvNormAct(before, width, batch_norm=batch_norm),
-                ConvNormAct(width, width, batch_norm=batch_norm),
+        self.residual = residual
+        self.levels = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([in_channels, *channels[:-1]], channels, strict=True)):
+            self.levels.append(
+                ResidualUnit(before, width, batch_norm=batch_norm, stride=2 if i else 1, reads_images=i == 0)
+                if residual
+                else nn.Sequential(
+                    ConvNormAct(before, width, batch_norm=batch_norm),
+                    ConvNormAct(width, width, batch_norm=batch_norm),
+                )
             )
-            for before, width in zip([in_channels, *channels[:-1]], channels, strict=True)
-        )
         self.dropout = nn.Dropout(dropout)
         he_init(self)
 
@@ -45,8 +53,8 @@ class UNetEncoder(Backbone):
         x = images
         pyramid: dict[str, Tensor] = {}
         for feature, level in zip(self.features, self.levels, strict=True):
-            if pyramid:
+            if pyramid and not self.residual:
                 x = F.max_pool2d(x, kernel_size=2, ceil_mode=True)
-            x = pyramid[feature.name] = level(x)
+            x = pyramid[feature.name] = self.run(level, x)
         pyramid[self.deepest.name] = self.dropout(x)
         return pyramid
