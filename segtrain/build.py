@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from segtrain.construct import KNOWN_PACKAGES, Slot, fits, signature
+from segtrain.construct import KNOWN_PACKAGES, Slot, find_class, fits, signature
 from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import LoaderOptions
@@ -23,7 +23,8 @@ from segtrain.errors import ConfigError, DataError
 from segtrain.inference.strategy import Strategy
 from segtrain.losses import Criterion
 from segtrain.losses.class_weights import Rule, class_weights
-from segtrain.models.base import SegmentationModel
+from segtrain.models.adapt import ModelOptions, adapt
+from segtrain.models.auxiliary import AuxiliaryOptions
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
 from segtrain.options import DataOptions, GroupOptions, RateOptions, RunOptions, check_options, read_options
@@ -44,7 +45,11 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
 
 
 # Keys that stand in a section for something else than its `_target_`.
-GUESTS: dict[str, tuple[type, ...]] = {"data": (LoaderOptions, DataOptions), "optimizer": (GroupOptions,)}
+GUESTS: dict[str, tuple[type, ...]] = {
+    "model": (ModelOptions,),
+    "data": (LoaderOptions, DataOptions),
+    "optimizer": (GroupOptions,),
+}
 
 
 class Builder:
@@ -92,6 +97,8 @@ class Builder:
         problems = []
         for options, node in zip(GUESTS.get(name, ()), guests, strict=True):
             problems += check_options(name, node, options)
+        if name == "model":
+            problems += _head_problems(guests[0])
         if name == "optimizer":
             problems += check_options(name, _rates(host), RateOptions)
         return problems + self._slot(name, _with_weights_as_numbers(host)).check()
@@ -164,28 +171,36 @@ class Builder:
         ]
         return f"{line} ({', '.join(references)})" if references else line
 
-    def model(self, facts: DataFacts, pretrained: bool) -> SegmentationModel:
+    def model(self, facts: DataFacts, pretrained: bool, auxiliary: bool = True) -> nn.Module:
         """The model, with the weights the config names.
 
         Args:
             facts: of the data.
             pretrained: False where a checkpoint's weights follow, so that none are downloaded first.
+            auxiliary: False where it will only be evaluated, which has no use for auxiliary heads.
         """
-        node = self._split("model")[0]
+        host, guest = self._split("model")
         if not pretrained:
-            node = _without_weights(node)
-        model: SegmentationModel = self._slot(
-            "model", node, num_classes=facts.num_classes, in_channels=facts.in_channels
+            host, guest = _without_weights(host), _without_weights(guest)
+        model: nn.Module = self._slot(
+            "model", host, num_classes=facts.num_classes, in_channels=facts.in_channels
         ).build()
+        options = ModelOptions(**guest)
+        heads = {name: AuxiliaryOptions(**head) for name, head in options.aux.items()} if auxiliary else {}
+        adapt(model, options, heads)
         return model
+
+    def model_options(self) -> ModelOptions:
+        return ModelOptions(**self._split("model")[1])
 
     def normalize(self, facts: DataFacts) -> Normalize:
         return Normalize(facts.mean, facts.std)
 
-    def criterion(self, facts: DataFacts, dataset: LabelledDataset | None) -> Criterion:
+    def criterion(self, facts: DataFacts, dataset: LabelledDataset | None, model: nn.Module) -> Criterion:
         """The loss, its class weights computed from `dataset` where the config names a rule.
 
-        With `dataset` None such weights are placeholders: a checkpoint's `criterion` state follows.
+        With `dataset` None such weights are placeholders: a checkpoint's `criterion` state follows. How much each
+        auxiliary output of `model` counts, the model says (`aux_weights`).
         """
         node = self._split("loss")[0]
         rules = _weight_rules(node)
@@ -201,7 +216,7 @@ class Builder:
             computed = dict.fromkeys(rules, [1.0] * facts.num_classes)
         node = _replace_rules(node, computed)
         loss = self._slot("loss", node, num_classes=facts.num_classes, ignore_index=facts.ignore_index).build()
-        return Criterion(loss, {})
+        return Criterion(loss, getattr(model, "aux_weights", {}))
 
     def computes_class_weights(self) -> bool:
         """Whether the loss names a rule by which class weights are computed from the training set."""
@@ -236,13 +251,34 @@ class Builder:
         return Slot(name, node, base, dict.fromkeys(given) | provided, self.packages)
 
     def _split(self, name: str) -> list[dict[str, Any]]:
-        """A section's node: the keys of its `_target_`, then those of each guest in `GUESTS`."""
+        """A section's node: the keys of its `_target_`, then those of each guest in `GUESTS`.
+
+        A key that both know is the `_target_`'s: a model of the user's own may have a `norm` itself.
+        """
         host = self.section(name)
+        cls = find_class(host.get("_target_"), object, name, self.packages)
+        own = {} if isinstance(cls, str) else signature(cls)[0]
         guests = []
         for options in GUESTS.get(name, ()):
-            names = [key for key in signature(options)[0] if key in host]
+            names = [key for key in signature(options)[0] if key in host and key not in own]
             guests.append({key: host.pop(key) for key in names})
         return [host, *guests]
+
+
+def _head_problems(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `model.aux`, a line each."""
+    heads = options.get("aux", {})
+    if not isinstance(heads, dict):
+        return []  # reported as being no mapping
+    return [
+        problem
+        for name, head in heads.items()
+        for problem in (
+            check_options(f"model.aux.{name}", head, AuxiliaryOptions)
+            if isinstance(head, dict)
+            else [f"model.aux.{name}={head!r} is no mapping with feature, head, weight and dropout"]
+        )
+    ]
 
 
 def check_normalisation(mean: Any, std: Any, in_channels: int) -> None:

@@ -58,9 +58,12 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     builder.check("model", *sections)
     options = builder.trainer_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
-    model = builder.model(facts, pretrained=False)
-    check_weights(model, contents, path)
-    model.load_state_dict(contents["model"])
+    model = builder.model(facts, pretrained=False, auxiliary=False)
+    own = model.state_dict()
+    # Auxiliary heads served the training, and this model has none.
+    weights = {name: x for name, x in contents["model"].items() if name in own or not name.startswith("auxiliary.")}
+    check_weights(model, contents | {"model": weights}, path)
+    model.load_state_dict(weights)
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
     normalize = builder.normalize(facts).to(hardware.device)
     predictor = Predictor(model, normalize, builder.strategy(), hardware)
@@ -93,7 +96,12 @@ def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
 
 
 def build_criterion(
-    builder: Builder, facts: DataFacts, contents: dict[str, Any], path: Path, dataset: LabelledDataset | None
+    builder: Builder,
+    facts: DataFacts,
+    contents: dict[str, Any],
+    path: Path,
+    dataset: LabelledDataset | None,
+    model: nn.Module,
 ) -> Criterion:
     """The loss, with the class weights that a checkpoint holds where its own config says how they were computed.
 
@@ -103,6 +111,7 @@ def build_criterion(
         contents: of the checkpoint.
         path: of the checkpoint, for messages.
         dataset: the training set, to compute class weights by another rule than the checkpoint's; None: not there.
+        model: says how much its auxiliary outputs count.
 
     Raises:
         ConfigError: another rule, and no training set.
@@ -110,15 +119,15 @@ def build_criterion(
     """
     loss = builder.config.loss
     if not builder.computes_class_weights():
-        return builder.criterion(facts, None)
+        return builder.criterion(facts, None, model)
     if OmegaConf.to_container(loss, resolve=False) != contents["config"]["loss"]:
         if dataset is None:
             raise ConfigError(
                 "loss.class_weights: a rule needs the training set, which is not read here; give a list of numbers, "
                 "or leave out what changes the loss"
             )
-        return builder.criterion(facts, dataset)
-    criterion = builder.criterion(facts, None)
+        return builder.criterion(facts, dataset, model)
+    criterion = builder.criterion(facts, None, model)
     own, saved = criterion.state_dict(), contents["criterion"]
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in saved.items()}:
         raise CheckpointError(f"{path}: its class weights are not those of its loss")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -94,6 +94,12 @@ class DataFacts:
     in_channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, num_classes: int, in_channels: int) -> Self:
+        """Facts of no data in particular, for a model that is built without any."""
+        names = tuple(f"class {index}" for index in range(num_classes))
+        return cls(names, ((0, 0, 0),) * num_classes, 255, in_channels, (0.5,) * in_channels, (0.25,) * in_channels)
 
     @property
     def num_classes(self) -> int:

@@ -50,6 +50,12 @@ COMMANDS = {
         ("segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",),
         "predict",
     ),
+    "convert": Command(
+        "rewrite the weights of a whole model that another framework saved",
+        "[GROUP=OPTION ...] model.weights=FILE output=FILE [num_classes=N] [KEY=VALUE ...]",
+        ("segtrain convert model=unet_light model.weights=smp_unet.pth num_classes=21 output=unet.pt",),
+        "convert",
+    ),
     "config": Command(
         "print the configuration that `train` would run with",
         "[GROUP=OPTION ...] [KEY=VALUE ...] [--package KEY] [--resolve] [--info defaults-tree]",

@@ -66,7 +66,8 @@ def _evaluate(job: Job) -> None:
             "choose the data it was trained on, or map labels to its classes by data.labels"
         )
     dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
-    criterion = build_criterion(builder, facts, loaded.contents, loaded.path, None).to(loaded.hardware.device)
+    criterion = build_criterion(builder, facts, loaded.contents, loaded.path, None, loaded.predictor.model)
+    criterion = criterion.to(loaded.hardware.device)
     try_criterion(criterion, facts, loaded.hardware.device)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
     evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)

@@ -162,9 +162,9 @@ def _assemble(
     if start.resume_from:
         contents, directory = start.resume_from
         check_weights(model, contents, directory.last)
-        criterion = build_criterion(builder, facts, contents, directory.last, train_set)
+        criterion = build_criterion(builder, facts, contents, directory.last, train_set, model)
     else:
-        criterion = builder.criterion(facts, train_set)
+        criterion = builder.criterion(facts, train_set, model)
     criterion = criterion.to(hardware.device)
     check_monitor(options.monitor, try_criterion(criterion, facts, hardware.device), facts)
     parts = Parts(

@@ -1,8 +1,12 @@
 """What every segmentation model is."""
 
+from typing import Self
+
 from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
+from segtrain.models.auxiliary import AuxiliaryHead
+from segtrain.nn.resize import resize_to
 from segtrain.types import ModelOutput
 
 
@@ -11,18 +15,60 @@ class SegmentationModel(nn.Module):
 
         forward(images: [N, backbone.in_channels, H, W] float) -> ModelOutput(logits [N, num_classes, H, W], aux)
 
-    for any H and W, odd ones included, and for a batch of one, in training as in evaluation. Auxiliary logits are
-    there in training only.
+    for any H and W, odd ones included, and for a batch of one, in training as in evaluation. A subclass writes
+    `decode`; auxiliary heads are added by `add_auxiliary` and give their logits in training only.
 
     Attributes:
         backbone: everything pretrained; what is not under `backbone.` is new and may learn faster.
         num_classes: C of the logits.
+        auxiliary: heads by name; empty in a model that is only evaluated.
+        aux_weights: what the loss of each auxiliary output counts.
+        frozen: parts that stay in evaluation mode while the model trains.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+        self.auxiliary = nn.ModuleDict()
+        self.aux_weights: dict[str, float] = {}
+        self.frozen: tuple[nn.Module, ...] = ()
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """What `decode` reads: the backbone's features; a model that looks at more adds it here by another name."""
+        features: dict[str, Tensor] = self.backbone(images)
+        return features
+
+    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """The backbone's features become logits.
+
+        Args:
+            features: what `encode` gave for images of `size`.
+            size: height and width of the images.
+
+        Returns: [N, num_classes, h, w] at any resolution; `forward` brings it to the images' (bilinear).
+        """
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> ModelOutput:
-        raise NotImplementedError
+        height, width = images.shape[-2:]
+        features = self.encode(images)
+        logits = resize_to(self.decode(features, (height, width)), (height, width))
+        aux = {}
+        if self.training:
+            aux = {name: resize_to(head(features[head.feature]), (height, width)) for name, head in self._heads()}
+        return ModelOutput(logits, aux)
+
+    def add_auxiliary(self, name: str, head: AuxiliaryHead, weight: float) -> None:
+        """`head` gives the logits `aux[name]` from now on, whose loss counts `weight`."""
+        self.auxiliary[name] = head
+        self.aux_weights[name] = weight
+
+    def _heads(self) -> list[tuple[str, AuxiliaryHead]]:
+        return [(name, head) for name, head in self.auxiliary.items() if isinstance(head, AuxiliaryHead)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self

@@ -1,4 +1,4 @@
-"""U-Net, over its own encoder or over any feature pyramid."""
+"""U-Net, over its own encoder or over any feature pyramid; with attention gates, with residual units."""
 
 from typing import Literal
 
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
+from segtrain.models.strides import size_at, skips_at, stage_numbers, strides_above
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
+from segtrain.nn.preactivation import ResidualUnit
 from segtrain.nn.resize import resize_to
-from segtrain.types import ModelOutput
 
 Upsampling = Literal["transposed", "bilinear", "nearest"]
 
@@ -22,7 +23,7 @@ class UNet(SegmentationModel):
     Each stage halves the stride: upsample, concatenate the skip, two 3x3 convolutions. With strides 1, 2, 4, 8, 16
     (`UNetEncoder`), transposed upsampling and a 1x1 head it is the published network: 31.0 M parameters for one
     input channel and two classes. Over a backbone that starts at stride 2 or 4, the last stages have no skip to join.
-    Decoder and head are initialised by `he_init`.
+    Decoder and head are initialised by `he_init`, attention gates as `AttentionGate` says.
 
     Args:
         backbone: its strides must be powers of two.
@@ -32,12 +33,18 @@ class UNet(SegmentationModel):
         upsampling: `transposed` is the paper's up-convolution (2x2, learned, to the stage's channels); `bilinear` and
             `nearest` have no weights and leave the channels to the convolutions.
         batch_norm: BatchNorm in the decoder's convolutions, not in the paper.
+        attention: what a stage hands up gates the skip that the next one joins (Attention U-Net); every skip but the
+            shallowest, which the authors leave out as too low-level to be judged.
+        residual: the two convolutions become a residual unit (deep residual U-Net, which has BatchNorm too, no
+            transposed upsampling, and `UNetEncoder.residual`).
         head_kernel_size: of the convolution that gives the logits, odd; the paper's is 1.
 
     Raises:
-        ConfigError: too few `decoder_channels` for the backbone; the message says how many.
+        ConfigError: too few `decoder_channels` for the backbone; the message says how many. Attention without a second
+            skip.
 
-    Source: Ronneberger et al. 2015, arXiv:1505.04597, Figure 1.
+    Source: Ronneberger et al. 2015, arXiv:1505.04597, Figure 1; attention: Oktay et al. 2018, arXiv:1804.03999,
+    section 3.2; residual: Zhang et al. 2018, arXiv:1711.10684, Figure 2.
     """
 
     def __init__(
@@ -47,58 +54,84 @@ class UNet(SegmentationModel):
         decoder_channels: list[int],
         upsampling: Upsampling,
         batch_norm: bool,
+        attention: bool,
+        residual: bool,
         head_kernel_size: int,
     ) -> None:
         super().__init__(backbone, num_classes)
         if head_kernel_size < 1 or head_kernel_size % 2 == 0:
             raise ConfigError(f"model.head_kernel_size={head_kernel_size}: must be odd and positive")
+        self.strides = strides_above(backbone)
+        widths = stage_numbers(decoder_channels, self.strides, "model.decoder_channels")
+        skips = skips_at(backbone, self.strides)
+        shallowest = backbone.features[0]
+        if attention and all(skip in (None, shallowest) for skip in skips):
+            raise ConfigError(
+                "model.attention=true: it gates every skip but the shallowest, and "
+                f"{type(backbone).__name__} has no other; set it to false"
+            )
+        self.skips = tuple(skip.name if skip is not None else None for skip in skips)
+        self.decoder = nn.ModuleList()
         channels = backbone.deepest.channels
-        skips = {feature.stride: feature for feature in backbone.features}  # of several at one stride, the deepest
-        self.strides = _strides_above(backbone)
-        stages = []
-        for stride, out_channels in zip(self.strides, _used(decoder_channels, self.strides), strict=True):
-            skip_channels = skips[stride].channels if stride in skips else 0
-            stages.append(DecoderStage(channels, skip_channels, out_channels, upsampling, batch_norm))
-            channels = out_channels
-        self.skips = tuple(skips[stride].name if stride in skips else None for stride in self.strides)
-        self.decoder = nn.ModuleList(stages)
+        for skip, width in zip(skips, widths, strict=True):
+            skip_channels = skip.channels if skip is not None else 0
+            gated = attention and skip not in (None, shallowest)
+            self.decoder.append(
+                DecoderStage(channels, skip_channels, width, upsampling, batch_norm, attention=gated, residual=residual)
+            )
+            channels = width
         self.head = nn.Conv2d(channels, num_classes, head_kernel_size, padding=head_kernel_size // 2)
-        he_init(self.decoder)
         he_init(self.head)
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        height, width = images.shape[-2:]
-        features = self.backbone(images)
+    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
         x = features[self.backbone.deepest.name]
         for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
-            size = (-(-height // stride), -(-width // stride))  # rounded up, as every backbone's features are
-            x = stage(x, size, features[skip] if skip is not None else None)
-        return ModelOutput(self.head(x), {})
+            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class DecoderStage(nn.Module):
     """Upsampling to `size`, concatenation of the skip, two 3x3 convolutions.
 
     x: [N, in_channels, h, w], skip: [N, skip_channels, H, W] or None -> [N, out_channels, H, W] with (H, W) = `size`,
-    where h = ceil(H / 2) and w = ceil(W / 2).
+    where h = ceil(H / 2) and w = ceil(W / 2). With `attention`, x gates the skip; with `residual`, the convolutions are
+    a `ResidualUnit`.
     """
 
     def __init__(
-        self, in_channels: int, skip_channels: int, out_channels: int, upsampling: Upsampling, batch_norm: bool
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        upsampling: Upsampling,
+        batch_norm: bool,
+        *,
+        attention: bool,
+        residual: bool,
     ) -> None:
         super().__init__()
         self.mode = upsampling
+        up_channels = out_channels if upsampling == "transposed" else in_channels
         if upsampling == "transposed":
             self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
-            in_channels = out_channels
-        self.conv1 = ConvNormAct(in_channels + skip_channels, out_channels, batch_norm=batch_norm)
-        self.conv2 = ConvNormAct(out_channels, out_channels, batch_norm=batch_norm)
+        if residual:
+            self.unit = ResidualUnit(up_channels + skip_channels, out_channels, batch_norm=batch_norm)
+        else:
+            self.conv1 = ConvNormAct(up_channels + skip_channels, out_channels, batch_norm=batch_norm)
+            self.conv2 = ConvNormAct(out_channels, out_channels, batch_norm=batch_norm)
+        he_init(self)
+        self.residual = residual
+        self.gate = AttentionGate(skip_channels, in_channels) if attention else None
 
     def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None) -> Tensor:
-        x = self._upsample(x, size)
+        upsampled = self._upsample(x, size)
         if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        return self.conv2(self.conv1(x))
+            if self.gate is not None:
+                skip = self.gate(skip, x)
+            upsampled = torch.cat([upsampled, skip], dim=1)
+        result: Tensor = self.unit(upsampled) if self.residual else self.conv2(self.conv1(upsampled))
+        return result
 
     def _upsample(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         if self.mode == "transposed":
@@ -106,27 +139,31 @@ class DecoderStage(nn.Module):
         return resize_to(x, size, mode=self.mode)
 
 
-def _strides_above(backbone: Backbone) -> tuple[int, ...]:
-    """Strides of the stages, deep to shallow: 32 -> (16, 8, 4, 2, 1)."""
-    deepest = backbone.deepest.stride
-    num_stages = deepest.bit_length() - 1
-    if deepest != 2**num_stages:
-        raise ConfigError(
-            f"model=unet halves strides, but {type(backbone).__name__} ends at stride {deepest}, no power of two"
-        )
-    return tuple(2**i for i in reversed(range(num_stages)))
+class AttentionGate(nn.Module):
+    """Weighs every pixel of a skip by what the coarser stage, which has seen more of the image, makes of it.
 
+    skip: [N, skip_channels, H, W], signal: [N, signal_channels, ceil(H / 2), ceil(W / 2)] -> skip times coefficients
+    in (0, 1), the same for all channels: sigmoid(psi(relu(W_x skip + W_g signal + b))), all 1x1 convolutions, computed
+    at the signal's resolution (of the skip, every other row and column) and brought to the skip's bilinearly. Half of
+    the skip's channels lie between, the default of the authors' code.
 
-def _used(decoder_channels: list[int], strides: tuple[int, ...]) -> list[int]:
-    """The last numbers of `decoder_channels`, one for each stride."""
-    too_few = max(0, len(strides) - len(decoder_channels))
-    used = decoder_channels[len(decoder_channels) + too_few - len(strides) :]
-    if too_few or min(used, default=1) < 1:
-        positive = [width if width > 0 else 16 for width in used] or [16]
-        example = [positive[0] * 2**i for i in range(too_few, 0, -1)] + positive
-        raise ConfigError(
-            f"model.decoder_channels={decoder_channels}: this backbone ends at stride {2 * strides[0]} and needs "
-            f"{len(strides)} positive numbers, for strides {', '.join(map(str, strides))}; "
-            f"for example model.decoder_channels=[{','.join(map(str, example[-len(strides) :]))}]"
-        )
-    return used
+    Initialised by `he_init`, but for psi: every coefficient starts at about 0.95, so that all skips pass.
+
+    Source: Oktay et al. 2018, arXiv:1804.03999, eq. 1 and 2, Figure 2, section 3.2.
+    """
+
+    def __init__(self, skip_channels: int, signal_channels: int) -> None:
+        super().__init__()
+        channels = max(1, skip_channels // 2)
+        self.from_skip = nn.Conv2d(skip_channels, channels, 1, bias=False)
+        self.from_signal = nn.Conv2d(signal_channels, channels, 1)
+        self.psi = nn.Conv2d(channels, 1, 1)
+        he_init(self)
+        nn.init.normal_(self.psi.weight, std=0.01)
+        assert self.psi.bias is not None
+        nn.init.constant_(self.psi.bias, 3.0)  # sigmoid(3) = 0.95: open, and far from the sigmoid's flat end
+
+    def forward(self, skip: Tensor, signal: Tensor) -> Tensor:
+        agreement = torch.relu(self.from_skip(skip[..., ::2, ::2]) + self.from_signal(signal))
+        coefficients = torch.sigmoid(self.psi(agreement))
+        return skip * resize_to(coefficients, skip)

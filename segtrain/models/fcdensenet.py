@@ -1,0 +1,98 @@
+"""FC-DenseNet, the Tiramisu: U-Net made of dense blocks."""
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.backbones.base import Backbone
+from segtrain.errors import ConfigError
+from segtrain.models.base import SegmentationModel
+from segtrain.models.strides import size_at, skips_at, stage_numbers, strides_above
+from segtrain.nn.dense import DenseBlock
+from segtrain.nn.init import he_init
+
+
+class FCDenseNet(SegmentationModel):
+    """Dense blocks climb back to the image: each hands on its new maps only, upsampled and stacked on the next skip.
+
+    Over `FCDenseNetEncoder` it is the published network. It runs over any backbone of halving strides: the first
+    transition up then narrows the deepest feature to what the paper's bottleneck would have handed on. Over one that
+    starts at stride 2 or 4, the last blocks have no skip to join. Initialised by `he_init`, uniform.
+
+    Args:
+        growth_rate: new maps of each layer.
+        layers: of the dense blocks at strides ..., 16, 8, 4, 2, 1: the last number belongs to stride 1. Only those
+            above the backbone's deepest feature are used.
+        bottleneck_channels: of the deepest feature once upsampled: the bottleneck's own number in the paper.
+        dropout: share of each convolution's values set to zero in training, in [0, 1).
+
+    Raises:
+        ConfigError: too few `layers` for the backbone, whose strides must be powers of two; a number out of range.
+
+    Source: Jégou et al. 2017, arXiv:1611.09326, Figure 1, Tables 1 and 2; biases left out where a BatchNorm cancels
+    them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        growth_rate: int,
+        layers: list[int],
+        bottleneck_channels: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(backbone, num_classes)
+        for key, value in {"growth_rate": growth_rate, "bottleneck_channels": bottleneck_channels}.items():
+            if value < 1:
+                raise ConfigError(f"model.{key}={value}: must be positive")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"model.dropout={dropout}: must lie in [0, 1)")
+        self.strides = strides_above(backbone)
+        counts = stage_numbers(layers, self.strides, "model.layers")
+        skips = skips_at(backbone, self.strides)
+        self.skips = tuple(skip.name if skip is not None else None for skip in skips)
+        self.decoder = nn.ModuleList()
+        channels, up_channels = backbone.deepest.channels, bottleneck_channels
+        for stride, skip, num_layers in zip(self.strides, skips, counts, strict=True):
+            stack_channels = up_channels + (skip.channels if skip is not None else 0)
+            block = DenseBlock(stack_channels, num_layers, growth_rate, dropout)
+            self.decoder.append(UpStage(channels, up_channels, block, keep_stack=stride == 1))
+            channels = stack_channels + block.out_channels if stride == 1 else block.out_channels
+            up_channels = channels
+        self.head = nn.Conv2d(channels, num_classes, 1)
+        he_init(self.decoder, "uniform")
+        he_init(self.head, "uniform")
+
+    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        x = features[self.backbone.deepest.name]
+        for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
+            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class UpStage(nn.Module):
+    """Transition up, concatenation of the skip, dense block.
+
+    x: [N, in_channels, h, w], skip: [N, skip_channels, H, W] or None -> [N, C, H, W] with (H, W) = `size`, where
+    h = ceil(H / 2) and w = ceil(W / 2).
+
+    Args:
+        up_channels: of the transition up, a transposed 3x3 convolution of stride 2.
+        block: reads `up_channels` and the skip.
+        keep_stack: C is everything, what the block read and its new maps, as the classifier wants it; else only the
+            new maps.
+    """
+
+    def __init__(self, in_channels: int, up_channels: int, block: DenseBlock, keep_stack: bool) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, up_channels, 3, stride=2, bias=False)
+        self.block = block
+        self.keep_stack = keep_stack
+
+    def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None) -> Tensor:
+        stack = self.up(x)[..., : size[0], : size[1]]  # it gives 2 h + 1, one or two too many
+        if skip is not None:
+            stack = torch.cat([stack, skip], dim=1)
+        new: Tensor = self.block(stack)
+        return torch.cat([stack, new], dim=1) if self.keep_stack else new
