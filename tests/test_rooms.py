@@ -16,6 +16,7 @@ ALLOWED = {
     "weights": set(),
     "backbones": {"nn", "weights"},
     "models": {"backbones", "nn", "weights"},
+    "analysis": {"models"},
     "data": set(),
     "losses": set(),
     "optim": set(),
@@ -35,7 +36,7 @@ ALLOWED = {
     "load": {"build", "compose", "saved_config", "data", "engine", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
-        *("data", "engine", "inference", "models", "report"),
+        *("analysis", "data", "engine", "inference", "models", "report"),
     },
     "cli": {"commands", "config_tree", "terminal"},
     "__main__": {"cli"},

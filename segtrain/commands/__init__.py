@@ -56,6 +56,17 @@ COMMANDS = {
         ("segtrain convert model=unet_light model.weights=smp_unet.pth num_classes=21 output=unet.pt",),
         "convert",
     ),
+    "describe": Command(
+        "show a model's receptive fields, parameters, multiply-accumulates and memory, or compare several",
+        "[GROUP=OPTION ...] [compare=[MODEL,MODEL/BACKBONE,...]] [KEY=VALUE ...]",
+        (
+            "segtrain describe model=unet model/backbone=resnet18",
+            "segtrain describe model=deeplabv3plus size=[1024,2048] precision=bf16 batch_size=4",
+            "segtrain describe compare=[unet,deeplabv3plus,fcn8s]",
+            "segtrain describe compare=[unet/resnet18,unet/resnet50] format=json",
+        ),
+        "describe",
+    ),
     "config": Command(
         "print the configuration that `train` would run with",
         "[GROUP=OPTION ...] [KEY=VALUE ...] [--package KEY] [--resolve] [--info defaults-tree]",

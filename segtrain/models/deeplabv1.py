@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.models.base import SegmentationModel
-from segtrain.nn.conv import ConvNormAct
+from segtrain.nn.conv import ConvNormAct, ScoreConv2d
 from segtrain.nn.init import he_init
 from segtrain.nn.resize import resize_to
 
@@ -33,7 +33,7 @@ class DeepLabV1(SegmentationModel):
             for feature in backbone.features[:-1][:4]:
                 self.finer[feature.name] = FinerBranch(feature.channels, max(1, deepest.stride // feature.stride))
             he_init(self.finer)
-        self.classifier = nn.Conv2d(deepest.channels + FinerBranch.channels * len(self.finer), num_classes, 1)
+        self.classifier = ScoreConv2d(deepest.channels + FinerBranch.channels * len(self.finer), num_classes, 1)
         he_init(self.classifier)
         nn.init.normal_(self.classifier.weight, std=0.01)
 

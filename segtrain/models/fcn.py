@@ -9,6 +9,7 @@ from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.auxiliary import FCNAuxiliary
 from segtrain.models.base import SegmentationModel
+from segtrain.nn.conv import ScoreConv2d
 from segtrain.nn.upsampling import BilinearUpsampling, LearnedUpsampling
 from segtrain.types import Feature
 
@@ -120,8 +121,8 @@ def _streams(backbone: Backbone, finest_stride: int) -> tuple[Feature, ...]:
     return (deepest, *(backbone.feature(stride=stride) for stride in strides))
 
 
-def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
-    score = nn.Conv2d(channels, num_classes, 1)
+def _zero_score(channels: int, num_classes: int) -> ScoreConv2d:
+    score = ScoreConv2d(channels, num_classes, 1)
     for parameter in score.parameters():
         nn.init.zeros_(parameter)
     return score

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
-from segtrain.nn.conv import ConvNormAct
+from segtrain.nn.conv import ConvNormAct, ScoreConv2d
 from segtrain.nn.init import he_init
 
 
@@ -65,13 +65,13 @@ class AtrousClassifier(nn.Sequential):
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if branch_channels is None:
-            classifier = nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate)
+            classifier: nn.Conv2d = ScoreConv2d(in_channels, num_classes, 3, padding=rate, dilation=rate)
         else:
             layers["fc6"] = ConvNormAct(in_channels, branch_channels, dilation=rate, batch_norm=False)
             layers["dropout6"] = nn.Dropout(dropout)
             layers["fc7"] = ConvNormAct(branch_channels, branch_channels, 1, batch_norm=False)
             layers["dropout7"] = nn.Dropout(dropout)
-            classifier = nn.Conv2d(branch_channels, num_classes, 1)
+            classifier = ScoreConv2d(branch_channels, num_classes, 1)
         super().__init__(layers | {"classifier": classifier})
         he_init(self)
         nn.init.normal_(classifier.weight, std=0.01)

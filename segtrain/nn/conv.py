@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from segtrain.nn.norm import BatchNorm2d
 
@@ -87,3 +88,17 @@ class SeparableConvNormAct(nn.Sequential):
         if relu:
             layers["act"] = nn.ReLU(inplace=True)
         super().__init__(layers)
+
+
+class ScoreConv2d(nn.Conv2d):
+    """A convolution that gives class scores; in float32 where bf16 would crash the process.
+
+    On a CPU with AMX, oneDNN's bf16 gradient of a weight from more than 2048 channels to fewer than 16 classes writes
+    beyond its memory (torch 2.15). FCN scores the 4096 channels of fc7.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or self.in_channels <= 2048 or self.out_channels >= 16:
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())

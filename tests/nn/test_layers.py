@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segtrain.errors import ConfigError
-from segtrain.nn.conv import ConvNormAct
+from segtrain.nn.conv import ConvNormAct, ScoreConv2d
 from segtrain.nn.dilation import stride_to_dilation
 from segtrain.nn.init import he_init
 from segtrain.nn.norm import BatchNorm2d
@@ -28,6 +28,15 @@ def test_convolution_has_a_bias_only_without_batch_norm():
 def test_convolution_gives_the_size_over_the_stride_rounded_up(kernel_size, stride, dilation):
     layer = ConvNormAct(1, 2, kernel_size, batch_norm=False, stride=stride, dilation=dilation)
     assert layer(torch.zeros(1, 1, 9, 12)).shape == (1, 2, math.ceil(9 / stride), math.ceil(12 / stride))
+
+
+def test_scores_of_very_many_channels_survive_bf16_on_the_cpu():
+    score, x = ScoreConv2d(4096, 7, 1), torch.randn(2, 4096, 2, 2)
+    expected = score(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = score(x)
+    scores.square().mean().backward()  # a plain Conv2d corrupts the heap here where the CPU has AMX
+    assert torch.equal(scores, expected)
 
 
 def test_batch_norm_equals_torch_wherever_torch_is_defined():

@@ -1,0 +1,1 @@
+"""What a network sees, weighs and costs, told without running it: tensors have shapes here, but no values."""
