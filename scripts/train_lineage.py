@@ -3,8 +3,8 @@
     python scripts/train_lineage.py
     python scripts/train_lineage.py --models unet pspnet --overrides trainer.precision=fp32
 
-Each model runs as its own `segtrain train`, over its own backbone unless `--overrides model/backbone=...` says else. One
-line each: mean loss of the first and the last five steps, and the median time of a step. Exit code 1 where a
+Each model runs as its own `segtrain train`, over its own backbone unless `--overrides model/backbone=...` says else.
+One line each: mean loss of the first and the last five steps, and the median time of a step. Exit code 1 where a
 training failed or a loss did not fall.
 """
 

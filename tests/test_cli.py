@@ -218,6 +218,14 @@ def test_list_of_a_kind_shows_every_option_and_how_to_add_one(run_cli: RunCli, k
     assert all(f"    {line}\n" in out for line in KINDS[kind].yaml)
 
 
+def test_models_and_backbones_are_listed_in_the_order_of_their_papers(run_cli: RunCli):
+    models = [line.split()[0] for line in run_cli("list", "models")[1].partition("\n\n")[0].splitlines()]
+    order = ["fcn8s", "deeplabv1", "unet", "deeplabv2", "deeplabv3plus", "unet_light"]  # the last is of no one paper
+    assert [name for name in models if name in order] == order
+    backbones = run_cli("list", "backbones")[1]
+    assert backbones.index("\nvgg16 ") < backbones.index("\nresnet18 ") < backbones.index("\nefficientnet_b0 ")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_example_of_adding_one_composes_as_it_stands(run_cli: RunCli, tmp_path: Path, kind: str):
     group = KINDS[kind].group

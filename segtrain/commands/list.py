@@ -1,5 +1,6 @@
 """`segtrain list`: what there is of each kind, and how to add one's own. Imports neither torch nor Hydra."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +27,25 @@ class Kind(NamedTuple):
 
 KINDS = {
     "models": Kind(
-        "model", "model", ("# My model, in one sentence.", "_target_: my_package.MyModel", "width: 64    # channels")
+        "model",
+        "model",
+        (
+            "# My model, in one sentence (Me et al. 2026).",
+            "defaults: [_defaults, {backbone: resnet18}, _self_]",
+            "_target_: my_package.MyModel",
+            "width: 64    # channels",
+        ),
     ),
     "backbones": Kind(
         "model/backbone",
         "backbone",
         ("# My backbone, in one sentence.", "_target_: my_package.MyBackbone", "output_stride: 32"),
+    ),
+    "aux": Kind(
+        "model/aux",
+        "auxiliary classifier",
+        ("# A lighter head on the third stage.", "defaults: [fcn]", "stage4: {feature: layer3, weight: 0.1}"),
+        needs="",
     ),
     "data": Kind(
         "data",
@@ -74,6 +88,10 @@ KINDS = {
 }
 
 
+# Groups whose options are shown in the order of their papers: how FCN became DeepLab.
+LINEAGES = ("model", "model/backbone")
+
+
 def run(argv: list[str]) -> int:
     """Print the kinds, or the options of the one named. Raises ConfigError for an unknown kind."""
     config_dir, words = split_config_dir(argv)
@@ -105,8 +123,17 @@ def _print_options(group: str, options: dict[str, Path]) -> None:
     if not options:
         print(f"no {group} yet")
     width = max(map(len, options), default=0)
-    for option, path in options.items():
-        print(f"{option:<{width}}   {summary(path)}".rstrip())
+    summaries = {option: summary(path) for option, path in options.items()}
+    if group in LINEAGES:
+        summaries = dict(sorted(summaries.items(), key=lambda item: _first_shown(item[1])))
+    for option, line in summaries.items():
+        print(f"{option:<{width}}   {line}".rstrip())
+
+
+def _first_shown(line: str) -> str:
+    """The arXiv number of the paper that a summary names, which begins with year and month; last where it has none."""
+    found = re.search(r"arXiv:(\d{4}\.\d+)", line)
+    return found[1] if found else "9999"
 
 
 def _how_to_add(group: str) -> str:
