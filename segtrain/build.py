@@ -99,6 +99,8 @@ class Builder:
             problems += check_options(name, node, options)
         if name == "model":
             problems += _head_problems(guests[0])
+            if self.packages is None:  # a checkpoint's config has lost its weights, and may keep what was said of them
+                problems += _idle_keys(guests[0])
         if name == "optimizer":
             problems += check_options(name, _rates(host), RateOptions)
         return problems + self._slot(name, _with_weights_as_numbers(host)).check()
@@ -270,15 +272,24 @@ def _head_problems(options: Mapping[str, Any]) -> list[str]:
     heads = options.get("aux", {})
     if not isinstance(heads, dict):
         return []  # reported as being no mapping
-    return [
-        problem
-        for name, head in heads.items()
-        for problem in (
-            check_options(f"model.aux.{name}", head, AuxiliaryOptions)
-            if isinstance(head, dict)
-            else [f"model.aux.{name}={head!r} is no mapping with feature, head, weight and dropout"]
-        )
-    ]
+    problems = []
+    for name, head in heads.items():
+        key = f"model.aux.{name}"
+        # A head becomes an attribute of a ModuleDict; a key called `weights` is where pretrained weights are named.
+        if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)) or name in ("training", "weights"):
+            problems.append(f"{key}: a head cannot be called {name!r}; take another name, such as stage4")
+        elif not isinstance(head, dict):
+            problems.append(f"{key}={head!r} is no mapping with feature, head, weight and dropout")
+        else:
+            found = check_options(key, head, AuxiliaryOptions)
+            problems += [problem if problem.startswith(key) else f"{key}.{problem}" for problem in found]
+    return problems
+
+
+def _idle_keys(options: Mapping[str, Any]) -> list[str]:
+    """Keys that say something of `model.weights` where there are none."""
+    idle = [key for key in ("weights_key", "weights_prefix") if options.get(key) is not None]
+    return [] if options.get("weights") is not None else [f"model.{key}: set model.weights=FILE too" for key in idle]
 
 
 def check_normalisation(mean: Any, std: Any, in_channels: int) -> None:
@@ -340,6 +351,8 @@ def _with_weights_as_numbers(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_weights(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_weights(item) for item in node]
     if not isinstance(node, dict):
         return node
     return {key: None if key == "weights" else _without_weights(value) for key, value in node.items()}

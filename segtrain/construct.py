@@ -230,6 +230,8 @@ def describe(annotation: Any) -> str:
         return "one of " + ", ".join(map(repr, arguments))
     if origin in (list, Sequence):
         return "a list, each " + describe(arguments[0])
+    if origin in (dict, Mapping):
+        return "a mapping"
     if origin is tuple:
         items = [item for item in arguments if item is not Ellipsis]
         return "a list [" + ", ".join(map(describe, items)) + "]"

@@ -53,6 +53,7 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     saved = contents["config"]
     check_plain(saved)
     config, _ = apply_overrides(saved, job)
+    check_no_weights(job)
     facts = _overridden(facts, config, job)
     builder = Builder(config, trusted=tuple(job.config.trust))
     builder.check("model", *sections)
@@ -81,6 +82,13 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
     facts = replace(facts, **changed)
     check_normalisation(facts.mean, facts.std, facts.in_channels)
     return facts
+
+
+def check_no_weights(job: Job) -> None:
+    """Raises ConfigError where the command names weights, which a checkpoint brings itself."""
+    for key, value in job.saved_overrides:
+        if key.endswith(".weights") and key.lstrip("+").startswith("model.") and value is not None:
+            raise ConfigError(f"{key}={value}: the weights are the checkpoint's own; leave it out")
 
 
 def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:

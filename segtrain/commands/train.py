@@ -29,7 +29,7 @@ from segtrain.engine.trainer import Parts, Trainer
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.explain import check_complete
 from segtrain.inference import Predictor
-from segtrain.load import build_criterion, check_parts, check_weights
+from segtrain.load import build_criterion, check_no_weights, check_parts, check_weights
 from segtrain.report.examples import draw_examples
 from segtrain.saved_config import apply_overrides
 from segtrain.types import Hardware
@@ -90,6 +90,7 @@ def _resumed(job: Job) -> Start:
     if not isinstance(saved, DictConfig) or "model" not in saved:
         raise ConfigError(f"{directory.config}: no config of a training")
     config, changed = apply_overrides(saved, job)
+    check_no_weights(job)
     return Start(config, contents["choices"] | changed, (contents, directory))
 
 

@@ -12,6 +12,8 @@ from segtrain.models.base import SegmentationModel
 from segtrain.models.pretrained import load_model_weights
 from segtrain.nn.norm import NormKind, convert_norm
 
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -71,18 +73,23 @@ def _freeze(model: SegmentationModel, options: ModelOptions) -> None:
     """Frozen parts do not learn and stay in evaluation mode: no dropout, no new statistics."""
     parts = list(_parts(model, "frozen", options.frozen))
     for part in _parts(model, "frozen_norm", options.frozen_norm):
-        parts += [
-            layer for layer in part.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
-        ]
+        norms = [layer for layer in part.modules() if isinstance(layer, NORMS)]
+        if not norms:
+            raise ConfigError(f"model.frozen_norm={options.frozen_norm}: {type(part).__name__} has no norms to freeze")
+        parts += norms
     for part in parts:
         part.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"model.frozen={options.frozen}: leaves no parameter to train")
     model.frozen = tuple(parts)
     model.train(model.training)
 
 
-def _parts(model: nn.Module, key: str, names: Iterable[str]) -> Iterable[nn.Module]:
+def _parts(model: SegmentationModel, key: str, names: Iterable[str]) -> Iterable[nn.Module]:
     modules = dict(model.named_modules())
     for name in names:
+        if name.startswith("auxiliary.") and not model.auxiliary:
+            continue  # a head of the training, which this model does without
         if not name or name not in modules:
             hint = nearest(name, modules)
             first = ", ".join(child for child, _ in model.named_children())

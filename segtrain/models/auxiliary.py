@@ -1,5 +1,6 @@
 """Auxiliary classifiers: logits from the middle of the backbone, so that a gradient enters there in training."""
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
@@ -31,8 +32,8 @@ class AuxiliaryOptions:
     dropout: float
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ConfigError(f"weight={self.weight}: must be above 0; leave out a head that counts nothing")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(f"weight={self.weight}: must be above 0 and finite; leave out a head that counts nothing")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout}: must lie in [0, 1)")
 

@@ -39,16 +39,20 @@ def convert_norm(module: nn.Module, kind: NormKind) -> None:
 
     Args:
         kind: `batch`: `BatchNorm2d`, in place of torch's own | `sync`: `SyncBatchNorm` | `group`: GroupNorm of 32
-            groups, or of as many below that as divide the channels. It normalises each image by itself, so that small
-            batches train as large ones do; running statistics have no place in it, and pretrained weights lose
-            those they were trained with.
+            groups, or of as many below that as divide the channels and hold two of them each (one value alone has no
+            variance). It normalises each image by itself, so that small batches train as large ones do; running
+            statistics have no place in it, and pretrained weights lose those they were trained with.
 
     Raises:
-        ConfigError: a layer that does more than BatchNorm (timm's fused norm and activation) is to be another kind.
+        ConfigError: there is no BatchNorm to convert, or one that activates too (timm's) is to be of another kind.
 
     Source: Wu and He 2018, arXiv:1803.08494 (GroupNorm, Table 3: 32 groups).
     """
     make: Callable[[nn.BatchNorm2d], nn.Module] = {"batch": _batch, "sync": _sync, "group": _group}[kind]
+    if kind != "batch" and not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
+        raise ConfigError(
+            f"model.norm={kind}: this network has no BatchNorm to take the place of; set model.norm=batch"
+        )
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if not isinstance(layer, nn.BatchNorm2d):
@@ -72,7 +76,7 @@ def _sync(layer: nn.BatchNorm2d) -> nn.Module:
 
 def _group(layer: nn.BatchNorm2d) -> nn.GroupNorm:
     channels = layer.num_features
-    groups = next(n for n in range(min(32, channels), 0, -1) if channels % n == 0)
+    groups = next(n for n in range(max(1, min(32, channels // 2)), 0, -1) if channels % n == 0)
     norm = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine).to(_device(layer))
     if layer.affine:
         norm.weight, norm.bias = layer.weight, layer.bias

@@ -83,16 +83,43 @@ def images_of(size, batch=1, device="meta"):
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-@over_backbones
+FIRSTS = one_of_each("model/backbone", BACKBONES)
+# Within a class only the sizes can go wrong: one mode will do for the rest.
+MODES = [
+    (name, batch, training)
+    for name in BACKBONES
+    for batch, training in [(1, True), (1, False), (2, True), (2, False)][: 4 if name in FIRSTS else 1]
+]
+
+
+@pytest.mark.parametrize(("name", "batch", "training"), MODES)
 @over_sizes
-def test_declared_features_are_what_a_backbone_gives(name, size):
-    backbone = backbone_of(name)
-    given = {key: tuple(x.shape) for key, x in backbone(images_of(size)).items()}
+def test_declared_features_are_what_a_backbone_gives(name, size, batch, training):
+    backbone = backbone_of(name).train(training)
+    given = {key: tuple(x.shape) for key, x in backbone(images_of(size, batch)).items()}
     height, width = size
     declared = {
-        f.name: (1, f.channels, math.ceil(height / f.stride), math.ceil(width / f.stride)) for f in backbone.features
+        f.name: (batch, f.channels, math.ceil(height / f.stride), math.ceil(width / f.stride))
+        for f in backbone.features
     }
     assert given == declared
+
+
+@pytest.mark.parametrize("name", FIRSTS)
+def test_backward_reaches_every_parameter_of_a_backbone(name):
+    never_skipped = (
+        {"stochastic_depth": 0.0} if "stochastic_depth" in composed(f"+model/backbone={name}")["backbone"] else {}
+    )
+    backbone = build_backbone(name, device="cpu", **never_skipped).train()
+    sum(x.square().mean() for x in backbone(images_of((33, 47), 2, device="cpu")).values()).backward()
+    missed = [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missed == []
+
+
+@pytest.mark.parametrize("name", FIRSTS)
+def test_group_norm_takes_a_single_image_whose_map_is_one_pixel(name):
+    model = build_model("unet_light", f"model/backbone={name}", "model.norm=group")
+    assert model(images_of((32, 32))).logits.shape == (1, NUM_CLASSES, 32, 32)
 
 
 @over_backbones
@@ -140,7 +167,7 @@ def test_logits_are_finite_and_backward_reaches_every_parameter(name, size, batc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", one_of_each("model/backbone", BACKBONES))
+@pytest.mark.parametrize("backbone", FIRSTS)
 @over_models
 def test_a_model_runs_over_a_backbone_or_says_in_one_line_why_not(name, backbone):
     try:

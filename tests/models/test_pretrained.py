@@ -167,6 +167,26 @@ def test_a_prefix_is_taken_off_and_hinted_at(tmp_path):
     load_model_weights(unet(), path, None, "module.", strict=True)
     with pytest.raises(CheckpointError, match=r"model.weights_prefix=net\.: no name in"):
         load_model_weights(unet(), path, None, "net.", strict=True)
+    path = save({f"a.module.{name}": x for name, x in unet().state_dict().items()}, tmp_path / "twice.pth")
+    with pytest.raises(CheckpointError, match=r"set model.weights_prefix=a\.module\."):
+        load_model_weights(unet(), path, None, "a.", strict=True)
+
+
+def test_an_auxiliary_head_of_another_shape_starts_anew(tmp_path, caplog):
+    theirs, model = torchvisions("fcn", "resnet50"), ours("fcn", "resnet50")
+    path = save(theirs.state_dict(), tmp_path / "theirs.pth")
+    head = {"stage4": AuxiliaryOptions(feature="layer2", weight=0.4, head="fcn", dropout=0.1)}
+    with caplog.at_level(logging.INFO, "segtrain"):
+        adapt(model, ModelOptions(weights=path), head)
+    assert "other auxiliary heads" in caplog.text
+
+
+def test_a_head_that_only_the_file_has_is_switched_on_by_name(tmp_path):
+    path = save(ours("deeplabv3", "resnet50").state_dict(), tmp_path / "with_head.pth")
+    options = {"atrous_rates": [12, 24, 36], "channels": 256, "image_pooling": True, "dropout": 0.5}
+    plain = DeepLabV3(resnet("resnet50", output_stride=8), 4, head_conv=False, **options)
+    with pytest.raises(CheckpointError, match=r"set model\.head_conv=true"):
+        load_model_weights(plain, path, None, None, strict=True)
 
 
 def test_weights_of_another_model_are_refused_even_where_a_part_may_be_missing(tmp_path):

@@ -435,6 +435,23 @@ def name_in_config(section: str, **values: Any) -> Damage:
     return saved_again(lambda inside: inside["config"][section].update(values))
 
 
+# A model of torch's, so that its arguments can hold a list of nodes.
+HIDDEN_WEIGHTS = {
+    "_target_": "torch.nn.ModuleList",
+    "modules": [
+        {
+            "_target_": "segtrain.backbones.resnet.ResNet",
+            "name": "resnet18",
+            "weights": "/etc/hostname",
+            "output_stride": 32,
+            "dilate_strided": False,
+            "multi_grid": None,
+            "in_channels": 3,
+            "deformable_stages": [],
+            "deformable_version": 1,
+        }
+    ],
+}
 BAD_CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "missing": (Path.unlink, "best.pt: no such checkpoint file"),
     "text": (lambda path: path.write_text("no checkpoint"), "best.pt: not a segtrain checkpoint, or cut off"),
@@ -456,6 +473,10 @@ BAD_CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "trusted_package_but_no_model": (
         name_in_config("inference", _target_="torch.optim.SGD"),
         "inference._target_=torch.optim.SGD is no segtrain.inference.strategy.Strategy",
+    ),
+    "weights_inside_a_list_are_not_read": (
+        saved_again(lambda inside: inside["config"].update(model=HIDDEN_WEIGHTS)),
+        "holds the weights of another model",
     ),
     "resolver": (
         name_in_config("trainer", device="${oc.decode:cpu}"),

@@ -44,6 +44,21 @@ def test_evaluation_and_prediction_have_no_use_for_auxiliary_heads(with_heads: P
     assert code == 0, out + err
 
 
+def test_a_frozen_auxiliary_head_is_no_part_of_what_is_evaluated(
+    train_model: Callable[..., Path], run_cli: RunCli
+) -> None:
+    run = train_model("model=unet_light", *HEADS, "model.frozen=[auxiliary.stage4]")
+    code, out, err = run_cli("evaluate", f"checkpoint={run / 'checkpoints/last.pt'}")
+    assert code == 0, out + err
+
+
+def test_a_checkpoint_takes_no_other_weights(with_heads: Path, run_cli: RunCli) -> None:
+    checkpoint_file = with_heads / "checkpoints/last.pt"
+    code, _, err = run_cli("evaluate", f"checkpoint={checkpoint_file}", "model.backbone.weights=imagenet")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "model.backbone.weights=imagenet: the weights are the checkpoint's own" in err
+
+
 def test_a_run_with_auxiliary_heads_goes_on(with_heads: Path, run_cli: RunCli) -> None:
     code, out, err = run_cli("train", f"resume={with_heads}", "trainer.max_steps=3")
     assert code == 0, out + err
@@ -57,11 +72,11 @@ def test_a_trained_checkpoint_starts_another_training(with_heads: Path, train_mo
 
 def test_convert_writes_what_training_loads(run_cli: RunCli, train_model: Callable[..., Path], tmp_path: Path) -> None:
     smp = pytest.importorskip("segmentation_models_pytorch")
-    theirs = smp.Unet("resnet18", encoder_weights=None, classes=6, decoder_channels=[8, 8, 8, 4, 4])
+    theirs = smp.Unet("resnet18", encoder_weights=None, classes=7, decoder_channels=[8, 8, 8, 4, 4])
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     model = ("model=unet_light", *HEADS[::2])
     code, out, err = run_cli(
-        "convert", *model, f"model.weights={tmp_path / 'theirs.pth'}", "num_classes=6", f"output={tmp_path / 'ours.pt'}"
+        "convert", *model, f"model.weights={tmp_path / 'theirs.pth'}", "num_classes=7", f"output={tmp_path / 'ours.pt'}"
     )
     assert code == 0, out + err
     assert "names of segmentation_models.pytorch; 182 of 182 tensors match\n" in out, out
@@ -92,7 +107,10 @@ def test_convert_lists_what_does_not_match_and_writes_nothing(run_cli: RunCli, t
             ("model=unet_light", "model/aux=googlenet"),
             r"model.aux.inception4a: ResNet has no feature called 'inception4a'",
         ),
-        (("model=unet_light", "model/aux=fcn", "model.aux.stage4.weight=0"), r"weight=0: must be above 0"),
+        (
+            ("model=unet_light", "model/aux=fcn", "model.aux.stage4.weight=0"),
+            r"error: model.aux.stage4.weight=0: must be above 0",
+        ),
         (
             ("model=unet_light", "model/aux=fcn", "model.aux.stage4.head=psp"),
             r"model.aux.stage4.head='psp' is not one of",
@@ -102,6 +120,12 @@ def test_convert_lists_what_does_not_match_and_writes_nothing(run_cli: RunCli, t
             ("model=unet", "model.backbone.channels=[4,8]", "model.aux={}", "model.weights=imagenet"),
             r"model.weights: no file",
         ),
+        (("model=unet_light", "+model.aux.keys.feature=late"), r"model.aux.keys: a head cannot be called 'keys'"),
+        (("model=unet_light", "model.aux=null"), r"model.aux=None is not a mapping"),
+        (("model=unet_light", "model.weights_key=ema"), r"model.weights_key: set model.weights=FILE too"),
+        (("model=unet_light", "model.frozen=[backbone,decoder,head]"), r"model.frozen=.*leaves no parameter to train"),
+        (("model=unet", "model.norm=group"), r"model.norm=group: this network has no BatchNorm"),
+        (("model=unet", "model.frozen_norm=[backbone]"), r"model.frozen_norm=.*UNetEncoder has no norms"),
         (("model=fcn32s", "model/backbone=unet"), r"model.finest_stride=32: UNetEncoder ends at stride 16"),
         (
             ("model=deeplabv3plus", "model/backbone=unet"),
