@@ -5,6 +5,7 @@ The message names the file or config key, the offending value, and what to do.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,20 @@ class NonFiniteError(SegtrainError):
     """The loss or a gradient is no longer a number."""
 
     exit_code = 4
+
+
+class MachineError(SegtrainError):
+    """The machine lacks what the run needs: room on a disk, say."""
+
+    exit_code = 3
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run. Exit code 130 for Ctrl-C, else 143: a scheduler sees that the run was told to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 130 if number == signal.SIGINT else 143
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from segtrain.errors import ConfigError, SegtrainError
+from segtrain.errors import ConfigError, SegtrainError, Stopped
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -63,6 +63,9 @@ def report_failure(error: BaseException, argv: Sequence[str], job: str = "") -> 
     where = f"{job}: " if job else ""
     if isinstance(error, SystemExit):
         return _exit_code_of(error)
+    if isinstance(error, Stopped):
+        print(f"segtrain: {error}", file=sys.stderr)
+        return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         print("segtrain: interrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, what a shell reports

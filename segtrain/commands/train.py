@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from segtrain.engine.run_directory import (
     write_json,
 )
 from segtrain.engine.trainer import Parts, Trainer
-from segtrain.errors import CheckpointError, ConfigError
+from segtrain.errors import CheckpointError, ConfigError, Stopped
 from segtrain.explain import check_complete
 from segtrain.inference import Predictor
 from segtrain.load import build_criterion, check_no_weights, check_parts, check_weights
@@ -98,7 +99,7 @@ def train(start: Start, command: Sequence[str]) -> None:
     """Builds everything, then makes the run's folder, then trains.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C ended the training; everything is saved.
+        Stopped: a signal ended the training; everything is saved.
     """
     log_to_terminal()
     try:
@@ -249,7 +250,7 @@ def _say_goodbye(trainer: Trainer) -> None:
     if not trainer.finished:
         log.info("interrupted at step %d of %d; everything is saved.", state.step, trainer.max_steps)
         log.info("go on: segtrain train resume=%s", shlex.quote(str(directory.path)))
-        raise KeyboardInterrupt
+        raise Stopped(trainer.stopped_by or signal.SIGINT)
     if trainer.newest is not None:
         log.info("\n%s\n", trainer.newest.matrix.table(trainer.parts.facts.class_names))
     if state.best_value is not None:

@@ -3,15 +3,17 @@
 A file is what `torch.save` writes, followed by a footer (`segtrain.weights.footer`) whose digest `load` verifies first.
 """
 
+import errno
 import io
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segtrain.errors import CheckpointError
+from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, has_footer, verified
 
 SCHEMA = 1
@@ -25,7 +27,7 @@ def save(contents: dict[str, Any], path: Path) -> None:
         path: its folder must exist.
 
     Raises:
-        OSError: the disk is full or the folder not writable; the old file is intact.
+        MachineError: the disk is full or the folder not writable; the old file is intact.
     """
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **contents}, buffer)
@@ -38,6 +40,8 @@ def save(contents: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise MachineError(_not_written(path, len(body), error)) from error
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -45,6 +49,17 @@ def save(contents: dict[str, Any], path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _not_written(path: Path, size: int, error: OSError) -> str:
+    kept = "the file before it is intact" if path.is_file() else "nothing was written"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: cannot be written: {error.strerror}; {kept}; make the folder writable and go on with resume="
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"{path}: cannot be written: {error.strerror}: {size / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are "
+        f"free; {kept}; free some space and go on with resume="
+    )
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -1,36 +1,45 @@
-"""Ctrl-C: finish the step, save, say how to go on."""
+"""Ctrl-C and the signals of schedulers: finish the step, save, say how to go on."""
 
-import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 
-log = logging.getLogger("segtrain")
+from segtrain.errors import Stopped
+
+# Ctrl-C; a scheduler's or container's request to end; Slurm's and spot machines' warning before the end.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 class Interrupt:
-    """While entered, the first Ctrl-C only sets `requested`; the second raises KeyboardInterrupt as usual.
+    """While entered, the first of `SIGNALS` only sets `signal`; a second one ends the process at once.
 
-    The handler does nothing but set a flag: whatever it interrupts may hold locks.
+    The handler does nothing but set it: whatever it interrupts may hold locks.
     Outside the main thread, where Python allows no signal handlers, `requested` stays False.
+
+    Attributes:
+        signal: which came, None before one does.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous: signal._HANDLER = None
+        self.signal: int | None = None
+        self._previous: dict[int, signal._HANDLER] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Stopped(number)
+        self.signal = number

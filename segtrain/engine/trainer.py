@@ -67,8 +67,8 @@ class Parts:
 class Trainer:
     """Trains, evaluates and saves one run.
 
-    `train()` returns when `max_steps` updates are done or Ctrl-C was pressed; `last.pt` in the run's folder then holds
-    the newest state. The criterion's state is expected to be in place already when a run is resumed.
+    `train()` returns when `max_steps` updates are done or a signal came (`stopped_by`); `last.pt` then
+    holds the newest state. The criterion is expected to have its state already when a run is resumed.
     """
 
     def __init__(
@@ -88,13 +88,14 @@ class Trainer:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.loss_scaling)
         self.newest: Evaluation | None = None
+        self.stopped_by: int | None = None
         if resume_from is not None:
             self._restore(resume_from)
         self.logger = RunLogger(directory, resumed_step=self.state.step)
         self.window = Window(hardware.device)
 
     def train(self) -> RunState:
-        """Runs to the end, or to the step in which Ctrl-C was pressed; `finished` says which.
+        """Runs to the end, or to the step in which a signal came; `finished` says which.
 
         Raises:
             DataError: a sample cannot be read; the steps done so far are saved first.
@@ -113,6 +114,7 @@ class Trainer:
                     self.save_last()
                 raise
             self.save_last()
+        self.stopped_by = interrupt.signal
         return self.state
 
     def _loop(self, batches: Iterator[Batch], interrupt: Interrupt, progress: Progress) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segtrain.engine import checkpoint
-from segtrain.errors import CheckpointError
+from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, verified
 
 CONTENTS = {"model": {"weight": torch.arange(12.0).view(3, 4)}, "state": {"step": 7}, "config": {"a": [1, None, "x"]}}
@@ -55,7 +55,9 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        MachineError, match=r"No space left on device: .* MiB are needed, .* MiB are free; the file before"
+    ):
         checkpoint.save(CONTENTS, saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["last.pt"]

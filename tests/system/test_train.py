@@ -150,8 +150,8 @@ def test_a_resume_with_other_threads_says_it_is_not_bitwise(train: Train, run_cl
     assert f"not to the same bits as without the interruption: threads {threads} -> {threads + 1}" in err
 
 
-def interrupted_process(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """A training that gets Ctrl-C once it is under way."""
+def interrupted_process(directory: Path, number: int, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A training that gets a signal once it is under way."""
     command = [sys.executable, "-m", "segtrain", "train", *TINY, f"run_dir={directory}", *overrides]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = directory / "metrics.jsonl"
@@ -159,15 +159,22 @@ def interrupted_process(directory: Path, *overrides: str) -> subprocess.Complete
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_rest_is_the_same(tmp_path: Path, train: Train, run_cli: RunCli) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+    ids=["INT", "TERM", "USR1"],
+)
+def test_a_signal_saves_says_how_to_go_on_and_the_rest_is_the_same(
+    number: int, code: int, tmp_path: Path, train: Train, run_cli: RunCli
+) -> None:
     length = ("trainer.max_steps=60", "trainer.evaluate_every=30")
-    stopped = interrupted_process(tmp_path / "run", *length, "data.workers=1")
-    assert stopped.returncode == 130, stopped.stderr
+    stopped = interrupted_process(tmp_path / "run", number, *length, "data.workers=1")
+    assert stopped.returncode == code, stopped.stderr
     assert f"segtrain train resume={tmp_path / 'run'}" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     step = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["state"]["step"]
