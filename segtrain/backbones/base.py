@@ -1,6 +1,7 @@
 """The contract between backbones and models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +36,20 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """`stage(x)`; where `recompute` is set, a training step keeps only what each block of it reads."""
+    def run(self, stage: nn.Module, x: Tensor, *, as_one: bool = False) -> Any:
+        """`stage(x)`; where `recompute` is set, a training step keeps only what each block of it reads.
+
+        Args:
+            stage: a plain `nn.Sequential` of blocks; or one block: any other module, subclasses of Sequential included.
+            x: [N, C, H, W].
+            as_one: the plain `nn.Sequential` is one block too. It must be where layers in it work in place: such
+                a layer by itself would overwrite what it has to read again.
+
+        Returns: what `stage` returns: a map, or several (Xception's blocks give two).
+        """
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            result: Tensor = stage(x)
-            return result
-        # A subclass of Sequential is one block: its in-place ReLU by itself would overwrite what it must read again.
-        for block in stage if type(stage) is nn.Sequential else [stage]:
+            return stage(x)
+        for block in stage if type(stage) is nn.Sequential and not as_one else [stage]:
             x = recomputed(block, x)
         return x
 

@@ -5,7 +5,7 @@ from typing import Literal
 from torchvision.models import get_model, get_model_weights
 
 from segtrain.backbones.mobilenet import InvertedResidualNet
-from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_share
 
 EfficientNetName = Literal[
     "efficientnet_b0",
@@ -54,8 +54,7 @@ class EfficientNet(InvertedResidualNet):
         dilate_strided: bool,
         stochastic_depth: float,
     ) -> None:
-        if not 0 <= stochastic_depth < 1:
-            raise ConfigError(f"model.backbone.stochastic_depth={stochastic_depth}: must lie in [0, 1)")
+        check_share("model.backbone.stochastic_depth", stochastic_depth)
         net = get_model(name, weights=None, stochastic_depth_prob=stochastic_depth)
         if name.startswith("efficientnet_v2"):
             last = len(net.features) - 2

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import CheckpointError, ConfigError, nearest, one_line
+from segtrain.nn.checks import check_share
 from segtrain.nn.norm import BatchNorm2d, convert_norm
 from segtrain.types import Feature
 from segtrain.weights import read_state
+from segtrain.weights.files import find_file
 
 KEY = "model.backbone"
+HUB_FILE = "model.safetensors"
 
 
 class TimmPyramid(Backbone):
@@ -30,16 +33,20 @@ class TimmPyramid(Backbone):
 
     Args:
         name: timm's, with or without the tag of its weights: `convnext_tiny.fb_in22k`.
-        weights: `imagenet`: those that timm downloads for `name`; the path of a state dict in timm's names, with or
-            without the classifier; or None.
+        weights: `imagenet`: those that timm downloads for `name`, mostly from the Hugging Face hub, whose client checks
+            the size of what arrives; no hash is published that could be verified at every use, as those of other
+            backbones are. Or the path of a state dict in timm's names, with or without the classifier; or None.
         output_stride: of the deepest feature; None: the network's own. Few networks take 8 or 16.
         img_size: height and width of the images that position embeddings and windows are made for; None: timm's.
         drop_path_rate: stochastic depth, [0, 1); None: timm's, mostly 0.
 
     Raises:
-        ConfigError: timm is not installed, knows no such network, gives no pyramid of it or not with these options.
+        ConfigError: timm is not installed, knows no such network, gives no pyramid of it or not with these options, or
+            does not checkpoint it.
         CheckpointError: the weights are missing, cannot be fetched, or are another network's.
     """
+
+    _recompute = False
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class TimmPyramid(Backbone):
         img_size: int | None,
         drop_path_rate: float | None,
     ) -> None:
+        check_share(f"{KEY}.drop_path_rate", drop_path_rate or 0.0)
         options = {
             "output_stride": None if output_stride == 32 else output_stride,  # the usual one: many take no other
             "img_size": img_size,
@@ -64,10 +72,10 @@ class TimmPyramid(Backbone):
             )
         if weights is not None:
             net = _create_with_weights(name, in_channels, options, weights)
-        self.net = net
+        self.net, self.name = net, name
         self.channels_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
         _make_safe_for_single_values(net)
-        self.unit, self.is_fixed = self._find_sizes(name, img_size)
+        self.unit, self.is_fixed = self._find_sizes(img_size)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
@@ -82,9 +90,17 @@ class TimmPyramid(Backbone):
 
     @recompute.setter
     def recompute(self, value: bool) -> None:
+        if value == self._recompute:  # as when the base class sets it, before there is a network
+            return
+        # timm wraps networks that give their maps themselves (transformers), and does not pass this on to them.
+        wraps = not hasattr(self.net, "set_grad_checkpointing")
+        try:
+            (self.net.model if wraps else self.net).set_grad_checkpointing(value)
+        except (AttributeError, AssertionError) as error:  # how networks say that they have none
+            raise ConfigError(
+                f"model.activation_checkpointing=true: timm's {self.name} has none; set it to false"
+            ) from error
         self._recompute = value
-        if hasattr(self, "net"):
-            self.net.set_grad_checkpointing(value)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         return [x.permute(0, 3, 1, 2) if self.channels_last else x for x in self.net(images)]
@@ -100,7 +116,7 @@ class TimmPyramid(Backbone):
             )
         return F.pad(images, (0, right, 0, below)) if below or right else images
 
-    def _find_sizes(self, name: str, img_size: int | None) -> tuple[tuple[int, int], bool]:
+    def _find_sizes(self, img_size: int | None) -> tuple[tuple[int, int], bool]:
         """Tries what images `net` takes: the unit of their height and width, and whether they must be one unit."""
         common = math.lcm(*(feature.stride for feature in self.features))
         height, width = (img_size, img_size) if img_size is not None else self.net.default_cfg["input_size"][-2:]
@@ -110,7 +126,7 @@ class TimmPyramid(Backbone):
         elif (problem := self._problem(height, width)) is None:
             unit, is_fixed = (height, width), self._problem(height, 2 * width) is not None
         else:
-            raise ConfigError(f"{KEY}.name={name}: timm's pyramid is not of its own strides ({problem})")
+            raise ConfigError(f"{KEY}.name={self.name}: timm's pyramid is not of its own strides ({problem})")
         self.net.train()
         return unit, is_fixed
 
@@ -185,21 +201,20 @@ def _create(name: str, in_channels: int, options: dict[str, Any], **pretrained: 
 
 def _create_with_weights(name: str, in_channels: int, options: dict[str, Any], weights: str) -> Any:
     """The network that `_create` has built without weights: what fails now is their fault."""
-    if weights == "imagenet":
+    published = _timm().get_pretrained_cfg(name)
+    url = _hub_url(published.hf_hub_id) if published.hf_hub_id else published.url
+    if weights == "imagenet" and url:
         try:
+            if published.hf_hub_id:
+                _ask_hub(published.hf_hub_id)
             return _create(name, in_channels, options, pretrained=True)
         except Exception as error:  # of whatever package fetches files for timm
             raise CheckpointError(
-                f"{KEY}.weights=imagenet: timm cannot get weights of {name} ({type(error).__name__}: "
-                f"{_shortened(error)}); give the path of a state dict in timm's names, or null"
+                f"{KEY}.weights=imagenet: timm cannot load {url} ({type(error).__name__}: {_shortened(error)}); "
+                f"fetch it elsewhere and give its path, {KEY}.weights=PATH"
             ) from error
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        hint = nearest(weights, ["imagenet"])
-        raise CheckpointError(
-            f"{KEY}.weights: no file {weights!r}{hint}; give imagenet, the path of a state dict, or null"
-        )
-    classifiers = _timm().get_pretrained_cfg(name).classifier or ()
+    path = find_file(weights, {"imagenet": url} if url else {}, f"{KEY}.weights")
+    classifiers = published.classifier or ()
     dropped = tuple(f"{part}." for part in ([classifiers] if isinstance(classifiers, str) else classifiers))
     state = {key: x for key, x in read_state(path, f"{KEY}.weights").items() if not key.startswith(dropped)}
     # Without classes there is no classifier to leave out, and timm loads strictly; it adapts stem and positions.
@@ -216,6 +231,23 @@ def _create_with_weights(name: str, in_channels: int, options: dict[str, Any], w
             f"{KEY}.weights: {path} does not fit timm's {name}: no {missing[0]}, {len(missing)} in all"
         )
     return net
+
+
+def _hub_url(repository: str) -> str:
+    """The file that timm looks for first in a repository of the Hugging Face hub."""
+    from huggingface_hub import hf_hub_url  # comes with timm
+
+    return hf_hub_url(repository, HUB_FILE)
+
+
+def _ask_hub(repository: str) -> None:
+    """Raises at once where the hub does not answer; timm's download would try, wait and complain for a minute first."""
+    from huggingface_hub import get_hf_file_metadata, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if not isinstance(try_to_load_from_cache(repository, HUB_FILE), str):
+        with suppress(EntryNotFoundError):  # a few repositories have the file under another of timm's names
+            get_hf_file_metadata(_hub_url(repository))
 
 
 def _shortened(error: Exception) -> str:

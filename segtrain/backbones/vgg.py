@@ -10,6 +10,7 @@ from torchvision.models import get_model_weights
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_share
 from segtrain.nn.dilation import hold_output_stride
 from segtrain.nn.dilation import multi_grid as apply_multi_grid
 from segtrain.nn.init import he_init
@@ -98,16 +99,16 @@ class VGG(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = images
-        layers = list(self.net["features"].children())
+        layers = self.net.get_submodule("features")
+        assert isinstance(layers, nn.Sequential)
         declared = {feature.name for feature in self.features}
         pyramid: dict[str, Tensor] = {}
         for part, span in self.spans.items():
-            # Wrapped, so that activation checkpointing takes a block as one: its layers work in place on each other.
-            x = self.run(nn.Sequential(nn.Sequential(*layers[span])), x)
+            x = self.run(layers[span], x, as_one=True)  # sliced here and now: `convert_norm` may replace layers
             if part in declared:
                 pyramid[part] = x
         if "classifier" in self.net:
-            pyramid["fc7"] = self.run(nn.Sequential(self.net["classifier"]), x)
+            pyramid["fc7"] = self.run(self.net["classifier"], x, as_one=True)
         return pyramid
 
     def _as_convolutions(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +153,7 @@ def _parts(in_channels: int, name: str, pool_kernel_size: int) -> dict[str, list
             norm = [BatchNorm2d(channels)] if name.endswith("_bn") else []
             block += [nn.Conv2d(in_channels, channels, 3, padding=1), *norm, nn.ReLU(inplace=True)]
             in_channels = channels
-        parts[f"pool{i}"] = [MaxPool2d(pool_kernel_size, stride=2, padding=pool_kernel_size // 3)]
+        parts[f"pool{i}"] = [MaxPool2d(pool_kernel_size, stride=2, padding=(pool_kernel_size - 1) // 2)]
     return parts
 
 
@@ -161,8 +162,7 @@ def _classifier(channels: int, kernel_size: int, dilation: int, dropout: float) 
     for key, value in {"fc_channels": channels, "fc_kernel_size": kernel_size, "fc_dilation": dilation}.items():
         if value < 1:
             raise ConfigError(f"model.backbone.{key}={value}: must be at least 1")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model.backbone.fc_dropout={dropout}: must lie in [0, 1)")
+    check_share("model.backbone.fc_dropout", dropout)
     return nn.Sequential(
         nn.Conv2d(CHANNELS[-1], channels, kernel_size, padding="same", dilation=dilation),
         nn.ReLU(inplace=True),

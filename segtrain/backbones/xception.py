@@ -32,7 +32,9 @@ class Xception65(Backbone):
     here, and timm's `xception65` equals it. Initialised by `he_init`.
 
     Args:
-        weights: path of a state dict in timm's names (`from_timm`) or in this network's, or None.
+        weights: path of a state dict in timm's names (`from_timm`) or in this network's, or None. `imagenet` is
+            refused: segtrain downloads only what it can verify, and of this file no hash is published (with
+            model/backbone=timm it is timm that downloads it).
         output_stride: of `exit2`.
         dilate_strided: as in `stride_to_dilation`.
         multi_grid: three factors for the dilations of `exit2`'s separable convolutions; None: 1, 1, 1.
@@ -136,10 +138,12 @@ class XceptionBlock(nn.Module):
 
 def from_timm(name: str) -> str:
     """timm's name of a parameter of its `xception65` -> ours: `blocks.3.stack.conv1.bn_dw.bias` ->
-    `middle.0.conv1.depthwise_norm.bias`; a name that is not timm's stays as it is."""
+    `middle.0.conv1.depthwise_norm.bias`; a name that is not of that network stays as it is."""
     block = re.match(r"blocks\.(\d+)\.(?:stack\.)?", name)
     if block is not None:
-        entry, middle = ["entry1", "entry2", "entry3"], [f"middle.{i}" for i in range(NUM_MIDDLE)]
-        name = f"{[*entry, *middle, 'exit1', 'exit2'][int(block[1])]}.{name[block.end() :]}"
+        blocks = ["entry1", "entry2", "entry3", *(f"middle.{i}" for i in range(NUM_MIDDLE)), "exit1", "exit2"]
+        if int(block[1]) >= len(blocks):
+            return name
+        name = f"{blocks[int(block[1])]}.{name[block.end() :]}"
     layers = {"conv_dw": "depthwise", "bn_dw": "depthwise_norm", "conv_pw": "pointwise", "bn_pw": "norm", "bn": "norm"}
     return ".".join(layers.get(part, part) for part in name.split("."))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_share
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
 from segtrain.types import Feature
@@ -34,8 +35,7 @@ class AuxiliaryOptions:
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise ConfigError(f"weight={self.weight}: must be above 0 and finite; leave out a head that counts nothing")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout}: must lie in [0, 1)")
+        check_share("dropout", self.dropout)
 
     def build(self, backbone: Backbone, num_classes: int) -> "AuxiliaryHead":
         """The head, over `backbone`.

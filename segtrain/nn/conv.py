@@ -51,7 +51,6 @@ class SeparableConvNormAct(nn.Sequential):
         norm_between: BatchNorm and ReLU after the depthwise convolution too (`depthwise_norm`, `depthwise_act`), as
             DeepLab v3+ has it (arXiv:1802.02611, section 3.2), and MobileNet before it.
         relu: False leaves the ReLUs out, for blocks that put theirs before their convolutions (Xception's).
-        eps: of the BatchNorms.
 
     Source: Chollet 2017 (Xception), arXiv:1610.02357; atrous: Chen et al. 2018, arXiv:1802.02611, section 3.1.
     """
@@ -66,7 +65,6 @@ class SeparableConvNormAct(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
-        eps: float = 1e-5,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["depthwise"] = nn.Conv2d(
@@ -80,11 +78,11 @@ class SeparableConvNormAct(nn.Sequential):
             bias=False,
         )
         if norm_between:
-            layers["depthwise_norm"] = BatchNorm2d(in_channels, eps=eps)
+            layers["depthwise_norm"] = BatchNorm2d(in_channels)
             if relu:
                 layers["depthwise_act"] = nn.ReLU(inplace=True)
         layers["pointwise"] = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        layers["norm"] = BatchNorm2d(out_channels, eps=eps)
+        layers["norm"] = BatchNorm2d(out_channels)
         if relu:
             layers["act"] = nn.ReLU(inplace=True)
         super().__init__(layers)

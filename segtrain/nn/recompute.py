@@ -2,24 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`, whose activations are dropped and computed once more in the backward pass.
+def recomputed(module: nn.Module, x: Tensor) -> Any:
+    """`module(x)`, one tensor or several, whose activations are dropped and computed once more in the backward pass.
 
     Values, gradients and random draws (dropout) are those of a plain call. So are BatchNorm's running statistics: the
     second pass sees the batch again and must not count it twice.
 
     Source: Chen et al. 2016, arXiv:1604.06174.
     """
-    result: Tensor = checkpoint(
-        module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
-    )
-    return result
+    return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module)))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 import torchvision
-from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from segtrain.backbones.densenet import DenseNet
@@ -26,22 +25,15 @@ def densenet(in_channels=3, **options):
 
 
 @pytest.fixture(scope="module")
-def net():
-    """torchvision's network, with statistics as after training."""
+def net(as_trained):
+    """torchvision's network."""
     torch.manual_seed(0)
-    net = torchvision.models.densenet121(weights=None).eval()
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    return net
+    return as_trained(torchvision.models.densenet121(weights=None))
 
 
 @pytest.fixture(scope="module")
-def saved(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "densenet121.pth"
-    torch.save(net.state_dict(), path)
-    return str(path)
+def saved(net, save):
+    return save(net)
 
 
 @torch.no_grad()
@@ -65,15 +57,8 @@ def test_published_files_load_strictly_with_their_old_names(net, tmp_path):
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@torch.no_grad()
-def test_dilated_maps_equal_the_strided_ones_at_the_strided_pixels(saved, output_stride):
-    strided = densenet(weights=saved).eval()
-    dilated = densenet(weights=saved, output_stride=output_stride).eval()
-    images = torch.randn(1, 3, 65, 97)
-    coarse, fine = strided(images), dilated(images)
-    for before, after in zip(strided.features, dilated.features, strict=True):
-        step = before.stride // after.stride
-        torch.testing.assert_close(fine[after.name][..., ::step, ::step], coarse[before.name], atol=1e-5, rtol=1e-5)
+def test_dilated_maps_equal_the_strided_ones_at_the_strided_pixels(saved, output_stride, assert_dilated_equals_strided):
+    assert_dilated_equals_strided(densenet(weights=saved), densenet(output_stride=output_stride))
 
 
 @pytest.mark.parametrize(("dilate_strided", "poolings"), [(False, (1, 1, 2)), (True, (1, 2, 4))])
@@ -109,15 +94,8 @@ def test_any_number_of_channels_goes_in(saved, in_channels):
         assert features["denseblock4"].shape == (1, 1024, 2, 2)
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    backbone, images = densenet().train(), torch.randn(2, 3, 33, 47)
-    gradients = []
-    for recompute in (False, True):
-        backbone.recompute = recompute
-        backbone.zero_grad()
-        sum(x.square().mean() for x in backbone(images).values()).backward()
-        gradients.append([p.grad.clone() for p in backbone.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+def test_activation_checkpointing_changes_no_gradient(assert_recomputing_changes_no_gradient):
+    assert_recomputing_changes_no_gradient(densenet(), torch.randn(2, 3, 33, 47))
 
 
 def test_another_networks_weights_are_refused(saved):

@@ -1,5 +1,6 @@
 """timm's networks as backbones: equal to timm, at any size, with options and weights that are checked."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import torch
 
 from segtrain.backbones.timm_pyramid import BatchNormAct2d, TimmPyramid
 from segtrain.errors import CheckpointError, ConfigError
+from segtrain.models.adapt import ModelOptions, adapt
+from segtrain.models.upernet import UPerNet
 from segtrain.types import Feature
 
 timm = pytest.importorskip("timm")
@@ -135,17 +138,27 @@ def test_a_missing_file_is_told_in_one_line():
         pyramid(weights="imagnet")
 
 
-def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch):
-    create = timm.create_model
+def test_where_the_hub_does_not_answer_the_files_address_is_told_after_one_try(monkeypatch, tmp_path, caplog):
+    tries = []
 
-    def offline(*arguments, pretrained=False, **options):
-        if pretrained:
-            raise OSError("no route\nto host")
-        return create(*arguments, **options)
+    def unreachable(url, **_):
+        tries.append(url)
+        raise OSError("no route\nto host")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match=r"weights=imagenet: timm cannot get .*OSError: no route to host\); give"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # empty
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    url = "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
+    expected = (
+        f"weights=imagenet: timm cannot load {url} (OSError: no route to host); fetch it elsewhere and give its path"
+    )
+    with pytest.raises(CheckpointError, match=re.escape(expected)):
         pyramid(weights="imagenet")
+    assert (tries, caplog.messages) == ([url], [])
+
+
+def test_a_network_without_published_weights_says_so():
+    with pytest.raises(CheckpointError, match="no file 'imagenet'; nobody publishes those of this network"):
+        pyramid("lcnet_035", weights="imagenet")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,8 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch):
         ({"name": SWIN, "output_stride": 8}, f"output_stride=8: timm's {SWIN} does not take it .*'output_stride'"),
         ({"name": "vit_tiny_patch16_224", "output_stride": 32}, "output_stride=32: .* ends at stride 16; set null"),
         ({"img_size": 256}, "img_size=256: timm's resnet18 does not take it .*'img_size'"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate=1.0: must lie in \[0, 1\)"),
+        ({"drop_path_rate": -1.0}, r"drop_path_rate=-1.0: must lie in \[0, 1\)"),
         ({"name": "inception_v3"}, r"name=inception_v3: timm's pyramid is not of its own strides \(299 x 299 pixels"),
     ],
 )
@@ -173,16 +188,35 @@ def test_drop_path_rate_reaches_timm():
     assert max(rates) == 0.5
 
 
-def test_recomputing_activations_changes_no_gradient():
-    backbone, images = pyramid("convnext_atto"), torch.randn(1, 3, 32, 32)
-    gradients = []
-    for recompute in (False, True):
-        backbone.recompute = recompute
-        assert backbone.net.grad_checkpointing == recompute
-        backbone.zero_grad()
-        sum(x.square().mean() for x in backbone(images).values()).backward()
-        gradients.append(backbone.net.stem_0.weight.grad.clone())
-    torch.testing.assert_close(*gradients)
+@pytest.mark.parametrize(
+    ("name", "side", "block"),
+    [
+        ("convnext_atto", 32, "stages_1"),
+        ("vit_tiny_patch16_224", 32, "model.blocks.1"),
+        ("hiera_tiny_224", 224, "model.blocks.1"),
+    ],
+)
+def test_recomputing_runs_a_block_twice_and_changes_no_gradient(
+    name, side, block, assert_recomputing_changes_no_gradient
+):
+    backbone, calls = pyramid(name), []
+    backbone.net.get_submodule(block).register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_recomputing_changes_no_gradient(backbone, torch.randn(1, 3, side, side))
+    assert len(calls) == 1 + 2
+
+
+def test_a_network_that_timm_does_not_checkpoint_says_so_only_when_asked_to():
+    backbone = pyramid("hrnet_w18_small")
+    backbone.recompute = False
+    message = "model.activation_checkpointing=true: timm's hrnet_w18_small has none; set it to false"
+    with pytest.raises(ConfigError, match=message):
+        backbone.recompute = True
+
+
+def test_a_model_over_a_network_that_gives_its_maps_itself_is_adapted():
+    model = UPerNet(pyramid("hiera_tiny_224"), num_classes=3, channels=8, bins=[1, 2], dropout=0.0)
+    adapt(model, ModelOptions(), heads={})
+    assert model(torch.randn(1, 3, 224, 224)).logits.shape == (1, 3, 224, 224)
 
 
 def test_an_absent_timm_is_told_how_to_come_by(monkeypatch):

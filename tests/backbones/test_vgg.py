@@ -7,6 +7,7 @@ from torchvision.models import vgg as torchvisions
 
 from segtrain.backbones.vgg import VGG, decimate
 from segtrain.errors import CheckpointError, ConfigError
+from segtrain.nn.norm import convert_norm
 
 DEFAULTS = {
     "in_channels": 3,
@@ -34,7 +35,7 @@ def num_parameters(**options):
 
 
 def published(batch_norm=False, fc_channels=16):
-    """torchvision's VGG-11, evaluated as it stands, with a classifier of fewer units than the published 4096."""
+    """torchvision's VGG-11, with a classifier of fewer units than the published 4096."""
     torch.manual_seed(0)
     net = nn.Module()
     net.features = torchvisions.make_layers(torchvisions.cfgs["A"], batch_norm)
@@ -47,31 +48,24 @@ def published(batch_norm=False, fc_channels=16):
         nn.Dropout(),
         nn.Linear(fc_channels, 10),
     )
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    return net.eval()
+    return net
 
 
 @pytest.fixture(scope="module")
-def net():
-    return published()
+def net(as_trained):
+    return as_trained(published())
 
 
 @pytest.fixture(scope="module")
-def saved(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "vgg11.pth"
-    torch.save(net.state_dict(), path)
-    return str(path)
+def saved(net, save):
+    return save(net)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @torch.no_grad()
-def test_features_are_torchvisions_maps_before_or_after_each_pooling(batch_norm, tmp_path):
-    net = published(batch_norm)
-    torch.save(net.state_dict(), tmp_path / "vgg.pth")
-    options = {"name": "vgg11_bn" if batch_norm else "vgg11", "weights": str(tmp_path / "vgg.pth")}
+def test_features_are_torchvisions_maps_before_or_after_each_pooling(batch_norm, as_trained, save):
+    net = as_trained(published(batch_norm))
+    options = {"name": "vgg11_bn" if batch_norm else "vgg11", "weights": save(net)}
     x = images = torch.randn(2, 3, 64, 96)
     before, after = [], []
     for layer in net.features:
@@ -131,17 +125,12 @@ def test_a_file_of_another_network_is_refused_in_one_line(net, tmp_path, key, va
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("pool_kernel_size", [2, 3])
-@torch.no_grad()
-def test_dilated_maps_equal_the_strided_ones_at_the_strided_pixels(output_stride, pool_kernel_size):
+def test_dilated_maps_equal_the_strided_ones_at_the_strided_pixels(
+    output_stride, pool_kernel_size, assert_dilated_equals_strided
+):
     options = {"taps": "pool", "pool_kernel_size": pool_kernel_size, "fc_channels": 8}
-    strided = vgg(**options).eval()
-    dilated = vgg(**options, output_stride=output_stride, fc_dilation=32 // output_stride).eval()
-    dilated.load_state_dict(strided.state_dict())
-    images = torch.randn(1, 3, 65, 97)
-    coarse, fine = strided(images), dilated(images)
-    for before, after in zip(strided.features, dilated.features, strict=True):
-        step = before.stride // after.stride
-        torch.testing.assert_close(fine[after.name][..., ::step, ::step], coarse[before.name], atol=1e-5, rtol=1e-5)
+    dilated = vgg(**options, output_stride=output_stride, fc_dilation=32 // output_stride)
+    assert_dilated_equals_strided(vgg(**options), dilated)
 
 
 def test_layers_after_a_lost_stride_are_dilated_but_fc6_only_as_told():
@@ -185,16 +174,15 @@ def test_any_number_of_channels_goes_in(saved, in_channels):
     assert backbone(torch.randn(1, in_channels, 33, 33))["pool5"].shape == (1, 512, 2, 2)
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    backbone, images = vgg(name="vgg11_bn", fc_channels=4).train(), torch.randn(2, 3, 33, 47)
-    gradients = []
-    for recompute in (False, True):
-        backbone.recompute = recompute
-        torch.manual_seed(0)
-        backbone.zero_grad()
-        sum(x.square().mean() for x in backbone(images).values()).backward()
-        gradients.append([p.grad.clone() for p in backbone.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+def test_activation_checkpointing_changes_no_gradient(assert_recomputing_changes_no_gradient):
+    assert_recomputing_changes_no_gradient(vgg(name="vgg11_bn", fc_channels=4), torch.randn(2, 3, 33, 47))
+
+
+def test_norms_that_take_the_place_of_batchnorm_are_those_that_run():
+    backbone = vgg(name="vgg11_bn")
+    convert_norm(backbone, "group")
+    backbone(torch.randn(1, 3, 32, 32))["pool5"].mean().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
 
 
 @pytest.mark.parametrize(
