@@ -1,8 +1,8 @@
 """The command `segtrain`: picks a command, runs it, and turns what went wrong into a line and an exit code.
 
-0: done. 1: a bug of ours. 2: a mistake in the configuration, the data or a checkpoint. 3: the machine lacks something, such
-as room on the disk. 4: the loss is no longer a number. 130: interrupted by Ctrl-C. 141: nobody reads standard output. 143:
-told to end by SIGTERM or SIGUSR1.
+0: done. 1: a bug of ours. 2: a mistake in the configuration, the data or a checkpoint. 3: the machine lacks something,
+such as room on the disk. 4: the loss is no longer a number. 130: interrupted by Ctrl-C. 141: nobody reads standard
+output. 143: told to end by SIGTERM or SIGUSR1.
 Neither torch nor Hydra is imported before a command is run.
 """
 

@@ -13,6 +13,7 @@ PALETTE = {
     "atrous": ("#fde6cd", "#c26a12"),
     "decoder": ("#d9f1de", "#2b8a48"),
     "head": ("#ebdff7", "#7440ad"),
+    "training": ("#ffffff", "#7440ad"),
     "ghost": ("none", "#b3bcc5"),
 }
 LEGEND = {
@@ -93,7 +94,7 @@ class Canvas:
     ) -> Box:
         """A rounded box with centred lines, the first of two or more bold; raises ValueError where they do not fit."""
         fill, stroke = PALETTE[kind]
-        dashed = ' stroke-dasharray="4 3"' if kind == "ghost" else ""
+        dashed = ' stroke-dasharray="4 3"' if kind in ("training", "ghost") else ""
         self.elements.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" fill="{fill}" stroke="{stroke}" '
             f'stroke-width="1.4"{dashed}/>'

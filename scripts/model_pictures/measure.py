@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.build import Builder
+from segtrain.models.auxiliary import AuxiliaryHead
 from segtrain.models.base import SegmentationModel
 from segtrain.types import DataFacts, Feature
 
@@ -29,6 +30,7 @@ class Measured:
         rates: by feature, the dilations other than 1 of the convolutions between the feature before and it.
         maps: by module name, what the module gives: channels and stride.
         dilations: by name, of every convolution.
+        heads: features that auxiliary heads read, where the config has such heads.
         parameters: of the whole model without auxiliary heads.
     """
 
@@ -36,6 +38,7 @@ class Measured:
     rates: dict[str, tuple[int, ...]]
     maps: dict[str, Feature]
     dilations: dict[str, int]
+    heads: tuple[str, ...]
     parameters: int
 
     def rate(self, prefix: str) -> int:
@@ -49,18 +52,18 @@ def model_config(model: str, *overrides: str) -> DictConfig:
         return compose(overrides=[f"+{model}", *overrides])
 
 
-def build(*overrides: str, num_classes: int = 21, in_channels: int = 3) -> SegmentationModel:
+def build(*overrides: str, num_classes: int = 21, in_channels: int = 3, auxiliary: bool = False) -> SegmentationModel:
     """The model of `segtrain train OVERRIDES`, without memory and without weights."""
     config = model_config(*overrides)
     with torch.device("meta"):
-        model = Builder(config).model(DataFacts.of(num_classes, in_channels), pretrained=False, auxiliary=False)
+        model = Builder(config).model(DataFacts.of(num_classes, in_channels), pretrained=False, auxiliary=auxiliary)
     assert isinstance(model, SegmentationModel)
     return model.eval()
 
 
 def measure(*overrides: str, num_classes: int = 21, in_channels: int = 3) -> Measured:
     """Builds a model and passes an image through it."""
-    model = build(*overrides, num_classes=num_classes, in_channels=in_channels)
+    model = build(*overrides, num_classes=num_classes, in_channels=in_channels, auxiliary=True)
     maps: dict[str, Feature] = {}
     calls: list[tuple[nn.Module, Tensor]] = []
     images = torch.empty(1, in_channels, SIDE, SIDE, device="meta")
@@ -70,7 +73,9 @@ def measure(*overrides: str, num_classes: int = 21, in_channels: int = 3) -> Mea
         model(images)
     rates = _rates(model.backbone, features, calls[:encoded])
     dilations = {name: part.dilation[0] for name, part in model.named_modules() if isinstance(part, nn.Conv2d)}
-    return Measured(model.backbone.features, rates, maps, dilations, sum(p.numel() for p in model.parameters()))
+    heads = tuple(head.feature for head in model.auxiliary.values() if isinstance(head, AuxiliaryHead))
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary."))
+    return Measured(model.backbone.features, rates, maps, dilations, heads, parameters)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from model_pictures.measure import SIDE, Measured, measure
 
 ROW, TOP, LEFT, HEIGHT = 62, 62, 86, 36
 STRIDES = (1, 2, 4, 8, 16, 32)
-ORANGE, GREEN = PALETTE["atrous"][1], PALETTE["decoder"][1]
+ORANGE, GREEN, PURPLE = (PALETTE[kind][1] for kind in ("atrous", "decoder", "head"))
 
 
 class Rows(Canvas):
@@ -60,7 +60,17 @@ class Rows(Canvas):
             )
             self.flow(last, box)
             boxes[feature.name] = last = box
+        for name in measured.heads:
+            self.auxiliary(boxes[name])
         return boxes
+
+    def auxiliary(self, source: Box) -> Box:
+        """What an auxiliary head makes of a map, in training only; between the rows, since its stride is the map's."""
+        width = round(text_width("auxiliary score", 11)) + 14
+        box = self.box(source.right[0] - width, source.y - 40, width, 22, ("auxiliary score",), "training", size=11)
+        x = source.right[0] - 12  # beside what is written above the map
+        self.arrow((x, source.y), (x, box.bottom[1]), color=PURPLE, dashed=True)
+        return box
 
     def flow(self, a: Box, b: Box, color: str = LINE) -> None:
         """Level: straight. Down: out of the bottom, in from the left. Up: out of the right, in from below."""
@@ -90,7 +100,8 @@ def centred(box: Box, width: float) -> float:
 
 
 def millions(measured: Measured) -> str:
-    return f"{measured.parameters / 1e6:.1f} M parameters"
+    remark = " without the auxiliary head" if measured.heads else ""
+    return f"{measured.parameters / 1e6:.1f} M parameters{remark}"
 
 
 def fcn() -> Canvas:

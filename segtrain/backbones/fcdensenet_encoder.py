@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_positive, check_share
 from segtrain.nn.dense import DenseBlock
 from segtrain.nn.init import he_init
 from segtrain.nn.pooling import MaxPool2d
@@ -34,13 +35,11 @@ class FCDenseNetEncoder(Backbone):
     def __init__(
         self, in_channels: int, first_channels: int, growth_rate: int, layers: list[int], dropout: float
     ) -> None:
-        for key, value in {"first_channels": first_channels, "growth_rate": growth_rate}.items():
-            if value < 1:
-                raise ConfigError(f"model.backbone.{key}={value}: must be positive")
+        check_positive("model.backbone.first_channels", first_channels)
+        check_positive("model.backbone.growth_rate", growth_rate)
         if not layers or min(layers) < 1:
             raise ConfigError(f"model.backbone.layers={layers}: give one positive number per dense block")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.backbone.dropout={dropout}: must lie in [0, 1)")
+        check_share("model.backbone.dropout", dropout)
         *above, bottleneck = layers
         blocks, transitions, features = [], [], []
         channels = first_channels

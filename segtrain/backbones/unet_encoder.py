@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_share
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
 from segtrain.nn.preactivation import ResidualUnit
@@ -31,8 +32,7 @@ class UNetEncoder(Backbone):
     def __init__(self, in_channels: int, channels: list[int], batch_norm: bool, residual: bool, dropout: float) -> None:
         if not channels or min(channels) < 1:
             raise ConfigError(f"model.backbone.channels={channels}: give one positive number per level")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.backbone.dropout={dropout}: must lie in [0, 1)")
+        check_share("model.backbone.dropout", dropout)
         features = [Feature(f"level{i + 1}", width, 2**i) for i, width in enumerate(channels)]
         super().__init__(in_channels, features)
         self.residual = residual

@@ -44,7 +44,7 @@ class VGG(Backbone):
         name: which VGG; `_bn` with BatchNorm after each convolution.
         weights: `imagenet` (torchvision's IMAGENET1K_V1); the path of a state dict in torchvision's names; or None. The
             classifier's two hidden layers become fc6 and fc7; where these are smaller, evenly spaced taps of the
-            window and evenly spaced channels are kept ("simple decimation", arXiv:1412.7062, section 3.1).
+            window and evenly spaced channels are kept ("simple decimation", arXiv:1412.7062).
         output_stride: of the deepest feature. At 16 and 8 the last one or two poolings keep the size, and the layers
             after them are dilated; not fc6, whose `fc_dilation` is absolute.
         dilate_strided: the pooling that loses its stride is dilated too: a wider view than the strided network's.
@@ -61,7 +61,7 @@ class VGG(Backbone):
         CheckpointError: the weights are missing, damaged, or another network's.
 
     Source: Simonyan and Zisserman 2015, arXiv:1409.1556, Table 1; fully connected layers as convolutions: Long et al.
-    2015 (FCN), arXiv:1411.4038, section 3.1; Chen et al. 2015 (DeepLab), arXiv:1412.7062, section 3.1.
+    2015 (FCN), arXiv:1411.4038, section 3.1; Chen et al. 2015 (DeepLab), arXiv:1412.7062, section 3.
     """
 
     def __init__(

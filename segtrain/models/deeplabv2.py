@@ -18,13 +18,14 @@ class DeepLabV2(SegmentationModel):
 
     At every pixel and class the largest logit over the scales counts, in training as in evaluation. In training every
     scale's own logits are an auxiliary output, `scale_1`, `scale_0.75` ..., whose loss counts 1, as in the released
-    network; auxiliary heads read the backbone at full scale. Of one scale there is nothing to fuse and none of this.
+    network; but here all losses are taken at the image's size, where the paper shrinks the labels to the map's.
+    Auxiliary heads read the backbone at full scale. Of one scale there is nothing to fuse and none of this.
 
     Args:
         atrous_rates: see `SummedASPP`.
         branch_channels: likewise.
         dropout: likewise.
-        scales: factors for the image's height and width, in (0, 4], 1 among them.
+        scales: factors for the image's height and width, in [0.1, 4], 1 among them, different in six digits.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -42,8 +43,11 @@ class DeepLabV2(SegmentationModel):
         scales: list[float],
     ) -> None:
         super().__init__(backbone, num_classes)
-        if 1 not in scales or len(set(scales)) < len(scales) or not all(0 < scale <= 4 for scale in scales):
-            raise ConfigError(f"model.scales={scales}: give different numbers in (0, 4], 1.0 among them")
+        names = {_name(scale) for scale in scales}
+        if 1 not in scales or len(names) < len(scales) or not all(0.1 <= scale <= 4 for scale in scales):
+            raise ConfigError(
+                f"model.scales={scales}: give numbers in [0.1, 4], different in their first six digits, 1.0 among them"
+            )
         self.scales = scales
         self.aspp = SummedASPP(backbone.deepest.channels, num_classes, atrous_rates, branch_channels, dropout)
         if len(scales) > 1:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
-from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
 from segtrain.nn.aspp import ASPP
+from segtrain.nn.checks import check_positive
 from segtrain.nn.conv import ConvNormAct, SeparableConvNormAct
 from segtrain.nn.init import he_init
 from segtrain.nn.resize import resize_to
@@ -60,10 +60,8 @@ class DeepLabV3Plus(SegmentationModel):
         align_corners: bool,
     ) -> None:
         super().__init__(backbone, num_classes)
-        if low_level_channels < 1:
-            raise ConfigError(f"model.low_level_channels={low_level_channels}: must be positive")
-        if num_decoder_convs < 1:
-            raise ConfigError(f"model.num_decoder_convs={num_decoder_convs}: must be 1 or more")
+        check_positive("model.low_level_channels", low_level_channels)
+        check_positive("model.num_decoder_convs", num_decoder_convs)
         plain = partial(ConvNormAct, batch_norm=True)
         separable = partial(SeparableConvNormAct, norm_between=separable_norm_between)
         conv = separable if separable_decoder else plain

@@ -4,14 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
-from segtrain.errors import ConfigError
-from segtrain.models.base import SegmentationModel
-from segtrain.models.strides import size_at, skips_at, stage_numbers, strides_above
+from segtrain.models.strides import HalvingModel, stage_numbers
+from segtrain.nn.checks import check_positive, check_share
 from segtrain.nn.dense import DenseBlock
 from segtrain.nn.init import he_init
 
 
-class FCDenseNet(SegmentationModel):
+class FCDenseNet(HalvingModel):
     """Dense blocks climb back to the image: each hands on its new maps only, upsampled and stacked on the next skip.
 
     Over `FCDenseNetEncoder` it is the published network. It runs over any backbone of halving strides: the first
@@ -42,18 +41,12 @@ class FCDenseNet(SegmentationModel):
         dropout: float,
     ) -> None:
         super().__init__(backbone, num_classes)
-        for key, value in {"growth_rate": growth_rate, "bottleneck_channels": bottleneck_channels}.items():
-            if value < 1:
-                raise ConfigError(f"model.{key}={value}: must be positive")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout}: must lie in [0, 1)")
-        self.strides = strides_above(backbone)
+        check_positive("model.growth_rate", growth_rate)
+        check_positive("model.bottleneck_channels", bottleneck_channels)
+        check_share("model.dropout", dropout)
         counts = stage_numbers(layers, self.strides, "model.layers")
-        skips = skips_at(backbone, self.strides)
-        self.skips = tuple(skip.name if skip is not None else None for skip in skips)
-        self.decoder = nn.ModuleList()
         channels, up_channels = backbone.deepest.channels, bottleneck_channels
-        for stride, skip, num_layers in zip(self.strides, skips, counts, strict=True):
+        for stride, skip, num_layers in zip(self.strides, self.skip_features, counts, strict=True):
             stack_channels = up_channels + (skip.channels if skip is not None else 0)
             block = DenseBlock(stack_channels, num_layers, growth_rate, dropout)
             self.decoder.append(UpStage(channels, up_channels, block, keep_stack=stride == 1))
@@ -62,13 +55,6 @@ class FCDenseNet(SegmentationModel):
         self.head = nn.Conv2d(channels, num_classes, 1)
         he_init(self.decoder, "uniform")
         he_init(self.head, "uniform")
-
-    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        x = features[self.backbone.deepest.name]
-        for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
-            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
-        logits: Tensor = self.head(x)
-        return logits
 
 
 class UpStage(nn.Module):

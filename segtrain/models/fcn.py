@@ -9,6 +9,7 @@ from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.auxiliary import FCNAuxiliary
 from segtrain.models.base import SegmentationModel
+from segtrain.nn.checks import check_share
 from segtrain.nn.conv import ScoreConv2d
 from segtrain.nn.upsampling import BilinearUpsampling, LearnedUpsampling
 from segtrain.types import Feature
@@ -47,7 +48,7 @@ class FCN(SegmentationModel):
         ConfigError: the backbone ends above `finest_stride`, or lacks a skip's stride; a scale is not positive.
 
     Source: Long et al. 2015, arXiv:1411.4038, sections 4.2 and 4.3, Figure 3; at once: Shelhamer et al. 2016,
-    arXiv:1605.06211, section 4.2; scales and fixed upsampling: the authors' release (voc-fcn8s-atonce).
+    arXiv:1605.06211; scales and fixed upsampling: the authors' release (voc-fcn8s-atonce).
     """
 
     def __init__(
@@ -99,8 +100,7 @@ class DilatedFCN(SegmentationModel):
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float) -> None:
         super().__init__(backbone, num_classes)
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout}: must lie in [0, 1)")
+        check_share("model.dropout", dropout)
         self.head = FCNAuxiliary(backbone.deepest, num_classes, dropout)
 
     def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:

@@ -2,17 +2,54 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
-from segtrain.types import Feature
+from segtrain.models.base import SegmentationModel
 
 
-def strides_above(backbone: Backbone) -> tuple[int, ...]:
-    """Strides of a decoder's stages, deep to shallow: for a backbone that ends at stride 32, (16, 8, 4, 2, 1).
+class HalvingModel(SegmentationModel):
+    """Every stage of the decoder halves the stride and joins the backbone's feature there; the last is at the image's.
+
+    A subclass appends a stage for each of `strides` to `decoder`, called as stage(x, size, skip), and sets `head`,
+    which makes logits of what the last one gives.
+
+    Args:
+        backbone: its deepest stride must be a power of two.
+
+    Attributes:
+        strides: of the stages, deep to shallow: for a backbone that ends at stride 32, (16, 8, 4, 2, 1).
+        skip_features: what each stage joins: of several features of its stride, the deepest; None where there is none.
 
     Raises:
         ConfigError: the backbone ends at a stride that is no power of two.
     """
+
+    head: nn.Module
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        self.strides = strides_above(backbone)
+        by_stride = {feature.stride: feature for feature in backbone.features}
+        self.skip_features = tuple(by_stride.get(stride) for stride in self.strides)
+        self.decoder = nn.ModuleList()
+
+    @property
+    def skips(self) -> tuple[str | None, ...]:
+        """The names of `skip_features`."""
+        return tuple(skip.name if skip is not None else None for skip in self.skip_features)
+
+    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        x = features[self.backbone.deepest.name]
+        for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
+            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def strides_above(backbone: Backbone) -> tuple[int, ...]:
+    """Powers of two below the stride of the backbone's deepest feature, down to 1; a ConfigError where it is none."""
     deepest = backbone.deepest.stride
     num_stages = deepest.bit_length() - 1
     if deepest != 2**num_stages:
@@ -21,12 +58,6 @@ def strides_above(backbone: Backbone) -> tuple[int, ...]:
             "power of two"
         )
     return tuple(2**i for i in reversed(range(num_stages)))
-
-
-def skips_at(backbone: Backbone, strides: Sequence[int]) -> list[Feature | None]:
-    """The feature to join at each stride: of several, the deepest; None where the backbone has none."""
-    features = {feature.stride: feature for feature in backbone.features}
-    return [features.get(stride) for stride in strides]
 
 
 def size_at(stride: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -44,14 +75,13 @@ def stage_numbers(numbers: list[int], strides: Sequence[int], key: str) -> list[
     Raises:
         ConfigError: they are too few, or not positive; the message says how many are needed.
     """
-    too_few = max(0, len(strides) - len(numbers))
-    used = numbers[len(numbers) + too_few - len(strides) :]
-    if too_few or min(used, default=1) < 1:
-        positive = [number if number > 0 else 16 for number in used] or [16]
-        example = [positive[0] * 2**i for i in range(too_few, 0, -1)] + positive
+    used = numbers[max(0, len(numbers) - len(strides)) :]
+    if len(used) < len(strides) or min(used, default=1) < 1:
+        positive = [number for number in used if number > 0] or [16]
+        example = [positive[0]] * (len(strides) - len(positive)) + positive
         raise ConfigError(
             f"{key}={numbers}: this backbone ends at stride {2 * strides[0]} and needs {len(strides)} positive "
             f"numbers, for strides {', '.join(map(str, strides))}; "
-            f"for example {key}=[{','.join(map(str, example[-len(strides) :]))}]"
+            f"for example {key}=[{','.join(map(str, example))}]"
         )
     return used

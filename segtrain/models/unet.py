@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
-from segtrain.models.base import SegmentationModel
-from segtrain.models.strides import size_at, skips_at, stage_numbers, strides_above
+from segtrain.models.strides import HalvingModel, stage_numbers
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
 from segtrain.nn.preactivation import ResidualUnit
@@ -17,7 +16,7 @@ from segtrain.nn.resize import resize_to
 Upsampling = Literal["transposed", "bilinear", "nearest"]
 
 
-class UNet(SegmentationModel):
+class UNet(HalvingModel):
     """A decoder climbs from the deepest feature back to the image, joining at each stride the backbone's feature there.
 
     Each stage halves the stride: upsample, concatenate the skip, two 3x3 convolutions. With strides 1, 2, 4, 8, 16
@@ -61,19 +60,15 @@ class UNet(SegmentationModel):
         super().__init__(backbone, num_classes)
         if head_kernel_size < 1 or head_kernel_size % 2 == 0:
             raise ConfigError(f"model.head_kernel_size={head_kernel_size}: must be odd and positive")
-        self.strides = strides_above(backbone)
         widths = stage_numbers(decoder_channels, self.strides, "model.decoder_channels")
-        skips = skips_at(backbone, self.strides)
         shallowest = backbone.features[0]
-        if attention and all(skip in (None, shallowest) for skip in skips):
+        if attention and all(skip in (None, shallowest) for skip in self.skip_features):
             raise ConfigError(
                 "model.attention=true: it gates every skip but the shallowest, and "
                 f"{type(backbone).__name__} has no other; set it to false"
             )
-        self.skips = tuple(skip.name if skip is not None else None for skip in skips)
-        self.decoder = nn.ModuleList()
         channels = backbone.deepest.channels
-        for skip, width in zip(skips, widths, strict=True):
+        for skip, width in zip(self.skip_features, widths, strict=True):
             skip_channels = skip.channels if skip is not None else 0
             gated = attention and skip not in (None, shallowest)
             self.decoder.append(
@@ -82,13 +77,6 @@ class UNet(SegmentationModel):
             channels = width
         self.head = nn.Conv2d(channels, num_classes, head_kernel_size, padding=head_kernel_size // 2)
         he_init(self.head)
-
-    def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        x = features[self.backbone.deepest.name]
-        for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
-            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
-        logits: Tensor = self.head(x)
-        return logits
 
 
 class DecoderStage(nn.Module):

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
-from segtrain.models.pspnet import PyramidPooling
+from segtrain.nn.checks import check_positive, check_share
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
+from segtrain.nn.pyramid_pooling import PyramidPooling
 from segtrain.nn.resize import resize_to
 
 
@@ -30,15 +31,15 @@ class UPerNet(SegmentationModel):
         dropout: in [0, 1), before the classifier; the authors have none.
 
     Raises:
-        ConfigError: the backbone has a single stride of 4 or more; `bins` or `dropout` out of range.
+        ConfigError: the backbone has a single stride of 4 or more; `channels`, `bins` or `dropout` out of range.
 
     Source: Xiao et al. 2018, arXiv:1807.10221, section 3.1, Figure 4.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, bins: list[int], dropout: float) -> None:
         super().__init__(backbone, num_classes)
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout}: must lie in [0, 1)")
+        check_positive("model.channels", channels)
+        check_share("model.dropout", dropout)
         levels = {feature.stride: feature for feature in backbone.features if feature.stride >= 4}  # deepest of each
         if len(levels) < 2:
             raise ConfigError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
+from segtrain.nn.checks import check_positive, check_share
 from segtrain.nn.conv import ConvNormAct, ScoreConv2d
 from segtrain.nn.init import he_init
 
@@ -22,7 +23,7 @@ class SummedASPP(nn.Module):
         dropout: likewise.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: a number is out of its range; `dropout` without `branch_channels`.
 
     Source: Chen et al. 2017, arXiv:1606.00915, section 3.2, Figures 4 and 7.
     """
@@ -37,8 +38,13 @@ class SummedASPP(nn.Module):
     ) -> None:
         super().__init__()
         _check(atrous_rates, dropout)
-        if branch_channels is not None and branch_channels < 1:
-            raise ConfigError(f"model.branch_channels={branch_channels}: must be positive, or null for no such layers")
+        if branch_channels is not None:
+            check_positive("model.branch_channels", branch_channels)
+        elif dropout:
+            raise ConfigError(
+                f"model.dropout={dropout}: belongs to fc6 and fc7, which model.branch_channels=null leaves out; set it "
+                "to 0"
+            )
         self.branches = nn.ModuleList(
             AtrousClassifier(in_channels, num_classes, rate, branch_channels, dropout) for rate in atrous_rates
         )
@@ -57,7 +63,7 @@ class AtrousClassifier(nn.Sequential):
     Args:
         rate: in pixels of the map.
         branch_channels: of `fc6` and `fc7`, the paper's are 1024.
-        dropout: in [0, 1).
+        dropout: in [0, 1), after `fc6` and after `fc7`; 0 without them.
     """
 
     def __init__(
@@ -109,8 +115,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         _check(atrous_rates, dropout)
-        if out_channels < 1:
-            raise ConfigError(f"model.channels={out_channels}: must be positive")
+        check_positive("model.channels", out_channels)
         branches = [
             ConvNormAct(in_channels, out_channels, 1, batch_norm=True),
             *(conv(in_channels, out_channels, dilation=rate) for rate in atrous_rates),
@@ -146,5 +151,4 @@ class ImagePooling(ConvNormAct):
 def _check(atrous_rates: Sequence[int], dropout: float) -> None:
     if min(atrous_rates, default=0) < 1:
         raise ConfigError(f"model.atrous_rates={list(atrous_rates)}: give one or more positive numbers")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model.dropout={dropout}: must lie in [0, 1)")
+    check_share("model.dropout", dropout)

@@ -33,8 +33,10 @@ class LearnedUpsampling(nn.ConvTranspose2d):
     Each input pixel spreads over 2 * factor - factor % 2 output pixels each way. The input's border is repeated once,
     so that the pixels at the border are interpolated like all others, and do not fade towards 0.
 
-    Source: Long et al. 2015, arXiv:1411.4038, section 3.3 ("deconvolution"); one kernel for each class, as in the
-    authors' release.
+    The authors' release has a kernel for each pair of classes, all zero but those of a class with itself, and holds
+    them fixed (lr_mult 0). One for each class is what is left of them, and may learn.
+
+    Source: Long et al. 2015, arXiv:1411.4038, section 3.3 ("deconvolution").
     """
 
     def __init__(self, channels: int, factor: int) -> None:

@@ -12,10 +12,10 @@ from segtrain.models.auxiliary import AuxiliaryOptions
 from segtrain.models.deeplabv2 import DeepLabV2
 
 
-def deeplab(scales=(1.0, 0.75, 0.5), branch_channels=None, atrous_rates=(6, 12, 18, 24)):
+def deeplab(scales=(1.0, 0.75, 0.5), branch_channels=None, atrous_rates=(6, 12, 18, 24), dropout=0.0):
     torch.manual_seed(0)
     backbone = ResNet(3, "resnet18", None, 8, False, None, [], 1)
-    return DeepLabV2(backbone, 3, list(atrous_rates), branch_channels, 0.5, list(scales))
+    return DeepLabV2(backbone, 3, list(atrous_rates), branch_channels, dropout, list(scales))
 
 
 def images_of(*size):
@@ -73,7 +73,9 @@ def test_aspp_over_vgg_16_has_the_papers_parameters():
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
-@pytest.mark.parametrize("scales", [[], [0.75, 0.5], [1.0, 1.0], [1.0, 0.0], [1.0, -0.5]])
+@pytest.mark.parametrize(
+    "scales", [[], [0.75, 0.5], [1.0, 1.0], [1.0, 0.09], [1.0, -0.5], [1.0, 4.1], [1.0, 0.333333333, 0.3333333334]]
+)
 def test_scales_without_the_full_one_or_out_of_range_are_refused(scales):
     with pytest.raises(ConfigError, match=r"model\.scales="):
         deeplab(scales)

@@ -125,9 +125,9 @@ def test_decoder_uses_the_numbers_that_belong_to_strides_above_the_deepest_featu
 
 
 def test_too_few_decoder_channels_are_told_a_remedy_that_works(backbone_named):
-    with pytest.raises(ConfigError, match=r"needs 5 positive numbers.*=\[512,256,128,64,32\]"):
+    with pytest.raises(ConfigError, match=r"needs 5 positive numbers.*=\[64,64,64,64,32\]"):
         light(backbone_named("resnet18"), decoder_channels=[64, 32])
-    light(backbone_named("resnet18"), decoder_channels=[512, 256, 128, 64, 32])
+    light(backbone_named("resnet18"), decoder_channels=[64, 64, 64, 64, 32])
 
 
 class Patches(Backbone):

@@ -22,7 +22,7 @@ class Patches(Backbone):
 
 
 def upernet(backbone, **options):
-    return UPerNet(backbone, **{"num_classes": 3, "channels": 8, "bins": [1, 2, 3, 6], "dropout": 0.1} | options)
+    return UPerNet(backbone, **{"num_classes": 3, "channels": 8, "bins": [1, 2, 3, 6], "dropout": 0.0} | options)
 
 
 def renamed(name):
@@ -104,3 +104,9 @@ def test_one_image_of_one_cell_trains():
     model = upernet(Patches([4, 8])).train()
     model(torch.randn(1, 3, 4, 4)).logits.square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{"channels": 0}, {"bins": [0]}, {"dropout": 1.0}])
+def test_impossible_options_name_their_key(options):
+    with pytest.raises(ConfigError, match=f"^model.{next(iter(options))}="):
+        upernet(Patches([4, 8]), **options)

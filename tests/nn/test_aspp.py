@@ -38,7 +38,7 @@ def test_branches_with_channels_are_fc6_fc7_and_a_classifier():
 @pytest.mark.parametrize("branch_channels", [None, 64])
 def test_classifiers_start_small(branch_channels):
     torch.manual_seed(0)
-    branch = AtrousClassifier(64, 100, 1, branch_channels, dropout=0.5)
+    branch = AtrousClassifier(64, 100, 1, branch_channels, dropout=0.0)
     assert branch.classifier.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not branch.classifier.bias.any()
 
@@ -75,3 +75,8 @@ def test_numbers_out_of_range_are_refused(options):
 def test_branches_without_channels_are_refused():
     with pytest.raises(ConfigError, match=r"model\.branch_channels=0"):
         SummedASPP(3, 2, [6], branch_channels=0, dropout=0.5)
+
+
+def test_dropout_where_there_is_nothing_to_drop_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.dropout=0\.5: belongs to fc6 and fc7"):
+        SummedASPP(3, 2, [6], branch_channels=None, dropout=0.5)
