@@ -21,25 +21,36 @@ from segtrain.models.base import SegmentationModel
 
 
 class Shares(NamedTuple):
-    """A number for each part of a model; the decoder is all that is neither backbone nor auxiliary head."""
+    """A number for each part of a model; the decoder is all that is neither backbone nor auxiliary head.
+
+    Attributes:
+        auxiliary: None of a forward pass in evaluation, which has no auxiliary heads.
+    """
 
     backbone: int
     decoder: int
-    auxiliary: int
+    auxiliary: int | None
+
+    @property
+    def evaluated(self) -> int:
+        """Of the model as it is evaluated, without auxiliary heads."""
+        return self.backbone + self.decoder
 
     @property
     def total(self) -> int:
-        return sum(self)
+        return self.evaluated + (self.auxiliary or 0)
 
 
 class Memory(NamedTuple):
-    """Bytes.
+    """Bytes of activations, the images included, that are alive at the same time, at most.
+
+    Parameters, their gradients, the optimizer's state, the loss and the kernels' own workspace come on top.
 
     Attributes:
-        training: what a forward pass in training keeps for the backward pass, the images included. Parameters, their
-            gradients, the optimizer's state, the loss and the kernels' own workspace come on top; with activation
-            checkpointing, one block's recomputed activations at a time as well.
-        inference: the most that is alive at any moment of a forward pass in evaluation, likewise.
+        training: in a forward pass in training: what is kept for the backward pass, and what the step at work reads and
+            writes. The gradients of the backward pass come on top; with activation checkpointing, so do one block's
+            recomputed activations at a time.
+        inference: in a forward pass in evaluation, which keeps nothing.
         weight_copies: the weights in the lower precision, which autocast makes and keeps: on top of both.
     """
 
@@ -97,10 +108,9 @@ def inference_cost(network: FakeNetwork, shape: Sequence[int]) -> tuple[dict[str
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with torch.no_grad(), LiveBytes(network.weights) as memory, counter:
         network.run(shape)
-    root = type(network.module).__name__
+    root = type(network.module).__name__  # with which the counter begins every name
     counts = {name: sum(by_operation.values()) // 2 for name, by_operation in counter.get_flop_counts().items()}
-    submodules = {name.removeprefix(f"{root}."): count for name, count in counts.items() if name.startswith(f"{root}.")}
-    return {"": counter.get_total_flops() // 2} | submodules, memory.peak
+    return {"": 0} | {name.removeprefix(root).lstrip("."): count for name, count in counts.items()}, memory.peak
 
 
 def _deform_conv_flops(
@@ -110,25 +120,17 @@ def _deform_conv_flops(
 
 
 def training_memory(network: FakeNetwork, shape: Sequence[int]) -> tuple[int, int]:
-    """`Memory.training` and `Memory.weight_copies`, at images of `shape`, [N, C, H, W].
-
-    A tensor counts with the whole of its storage, once however many views of it are kept.
-    """
-    kept: dict[int, torch.UntypedStorage] = {}  # holding the storages, so that none takes the place of another
-
-    def keep(x: Tensor) -> Tensor:
-        kept[key_of(x)] = x.untyped_storage()
-        return x
-
+    """`Memory.training` and `Memory.weight_copies`, at images of `shape`, [N, C, H, W]."""
     network.module.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), LiveBytes(network.weights) as memory:
+    with LiveBytes(network.weights) as memory:
         network.run(shape)
-    saved = sum(kept[key].nbytes() for key in kept.keys() - memory.copies.keys() - network.weights)
-    return saved, sum(storage.nbytes() for storage in memory.copies.values())
+    return memory.peak, sum(storage.nbytes() for storage in memory.copies.values())
 
 
 class LiveBytes(TorchDispatchMode):
     """While it is active, counts the bytes of the tensors that are computed and not yet freed.
+
+    A tensor counts with the whole of its storage, once however many views of it there are.
 
     Args:
         weights: storages of what does not count. Copies that autocast makes of them do not either.

@@ -109,7 +109,7 @@ def describe(
         model.backbone.deepest.stride,
         parameters,
         trainable,
-        Shares(macs.get("backbone", 0), macs[""] - macs.get("backbone", 0), 0),
+        Shares(macs.get("backbone", 0), macs[""] - macs.get("backbone", 0), None),
         Memory(training, inference, weight_copies),
         unknown,
     )

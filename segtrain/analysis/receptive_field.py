@@ -1,6 +1,6 @@
 """Theoretical receptive fields: how many pixels, in height and width, each feature of a network depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,20 +11,21 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from segtrain.analysis import spans as along
-from segtrain.analysis.fields import Call, Field, constant, unite
-from segtrain.analysis.rules import RULES
+from segtrain.analysis.rules import RULES, Call
 from segtrain.analysis.spans import ADAPTIVE, NOTHING, UNKNOWN, WHOLE, Spans
+from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
 
 # Sides of the images that are looked at. Multiples of 7 * 32 and 8 * 32, which networks with attention in windows want.
 SIZES = (1792, 3584, 7168)
 BOUNDLESS = {WHOLE: "whole image", ADAPTIVE: "adaptive", UNKNOWN: "unknown"}
+ALSO_POINTWISE = {"alias", "hardswish", "hardswish_"}  # which torch does not mark
 
-# Pointwise operations that torch does not mark, and those that give values which depend on nothing.
-ALSO_POINTWISE = {"_to_copy", "alias", "detach", "lift_fresh", "contiguous", "hardswish_", "_prelu_kernel"}
-CONSTANT = {"ones_like", "zeros_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"}
+# How networks refuse an image: by torch's errors, their own assertions, or a line for the user.
+REFUSALS = (RuntimeError, AssertionError, ValueError, ConfigError)
 
 Side = int | str
+Field = tuple[Spans, Spans]  # along the image's rows, and along its columns
 
 
 class ReceptiveField(NamedTuple):
@@ -34,21 +35,12 @@ class ReceptiveField(NamedTuple):
     width: Side
 
 
-class Window(NamedTuple):
-    """Rows and columns of the image, both ends included."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
 class FieldTracer(TorchDispatchMode):
     """While it is active, follows what every tensor that is computed depends on.
 
         with torch.no_grad(), FieldTracer() as tracer:
             features = network(tracer.image(torch.empty(1, 3, 512, 512, device="meta")))
-        tracer.window(features, 0, 0)    # what the first pixel of the features sees
+        tracer.field(features)    # what each of the features' values sees
 
     Attributes:
         unknown: operations met that no rule is written for; what comes after them is not known.
@@ -57,67 +49,59 @@ class FieldTracer(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.fields = WeakIdKeyDictionary()
-        self.size = (0, 0)
         self.unknown: list[str] = []
         self.lost = False
 
     def image(self, images: Tensor) -> Tensor:
         """`images`, [N, C, H, W], from now on what fields are counted in."""
-        height, width = self.size = (images.shape[-2], images.shape[-1])
-        self.fields[images] = Field(along.pixels(height, 2, 4), along.pixels(width, 3, 4))
+        self.fields[images] = (along.pixels(images.shape[2], 2, 4), along.pixels(images.shape[3], 3, 4))
         return images
 
     def field(self, x: Tensor) -> Field:
         """Of every value of `x`."""
-        field: Field = constant(UNKNOWN, x.ndim) if self.lost else self.fields.get(x, constant(NOTHING, x.ndim))
+        nothing, unknown = along.constant(NOTHING, x.ndim), along.constant(UNKNOWN, x.ndim)
+        field: Field = (unknown, unknown) if self.lost else self.fields.get(x, (nothing, nothing))
         return field
-
-    def window(self, x: Tensor, row: int, column: int) -> Window | None:
-        """What the values at one position of `x`, [N, C, h, w], see of the image; None where that is nothing.
-
-        At most that: after deformable convolution, or an operation in `unknown`, it is the whole image.
-        """
-        ends: list[int] = []
-        for spans, length in zip(self.field(x), self.size, strict=True):
-            here = along.pick(along.pick(spans, 2, np.array([row])), 3, np.array([column]))
-            minus_first, last, _ = here.reshape(3, -1).max(axis=1)
-            if last == NOTHING:
-                return None
-            ends += [max(0, -int(minus_first)), min(length - 1, int(last))]
-        return Window(*ends)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if any(isinstance(x, Tensor) and x in self.fields for x in tree_leaves((args, kwargs))):
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        seeing = [x for x in given if x in self.fields]
+        if seeing:
             schema = func._schema
             named = {parameter.name: parameter.default_value for parameter in schema.arguments}
             named |= dict(zip(named, args, strict=False)) | kwargs
-            call = Call(schema.name.partition("::")[2], named, out, self.fields.get)
-            self._follow(call, torch.Tag.pointwise in func.tags)
+            name, pointwise = schema.name.partition("::")[2], torch.Tag.pointwise in func.tags
+            outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+            rows, columns = (
+                self._follow(Call(name, named, out, self._spans_along(axis)), seeing, outputs, pointwise)
+                for axis in (0, 1)
+            )
+            for x, *field in zip(outputs, rows, columns, strict=False):  # indices and statistics see what nobody asks
+                if any(x is one for one in given) and x._is_view() and not _same(field, self.fields.get(x)):
+                    self._note(f"{name} on a view")  # whose tensor has now changed as well, and is not at hand
+                    self.lost = True
+                self.fields[x] = tuple(field)
         return out
 
-    def _follow(self, call: Call, pointwise: bool) -> None:
-        if call.name in CONSTANT:
-            return
-        outputs = [x for x in tree_leaves(call.out) if isinstance(x, Tensor)]
+    def _spans_along(self, axis: int) -> Callable[[Tensor], Spans | None]:
+        return lambda x: self.fields[x][axis] if x in self.fields else None
+
+    def _follow(self, call: Call, seeing: Sequence[Tensor], outputs: Sequence[Tensor], pointwise: bool) -> list[Spans]:
+        """Spans of the operation's outputs, of the first ones where they are all that is used."""
         if call.name in RULES:
             result = RULES[call.name](call)
-            found = result if isinstance(result, list) else [result]
-        elif pointwise or call.name in ALSO_POINTWISE:
-            inputs = [x for x in tree_leaves(call.args) if isinstance(x, Tensor) and x in self.fields]
-            found = [unite([self.fields[x] for x in inputs], outputs[0].ndim)]
-        else:
-            self._note(call.name)
-            found = [constant(UNKNOWN, x.ndim) for x in outputs]
-        given = {id(x) for x in tree_leaves(call.args)}
-        for x, field in zip(outputs, found, strict=False):
-            if id(x) in given and x._is_view() and not (x in self.fields and _same(field, self.fields[x])):
-                self._note(f"{call.name} on a view")  # whose tensor has now changed as well, and is not at hand
-                self.lost = True
-            self.fields[x] = field
+            return result if isinstance(result, list) else [result]
+        inputs = [call.spans(x) for x in seeing]
+        if pointwise or call.name in ALSO_POINTWISE:
+            return [along.unite(inputs, outputs[0].ndim)]
+        if all(spans.size == 3 for spans in inputs):  # of values that all see the same, any operation sees just that
+            return [np.max([spans.ravel() for spans in inputs], axis=0).reshape(3, *[1] * x.ndim) for x in outputs]
+        self._note(call.name)
+        return [along.constant(UNKNOWN, x.ndim) for x in outputs]
 
     def _note(self, name: str) -> None:
         if name not in self.unknown:
@@ -134,19 +118,31 @@ def receptive_fields(
     Args:
         model: on the meta device.
         in_channels: of the images.
-        size: height and width of the images to look at where the model takes no others than those of one size.
+        size: height and width of the images to look at where the model does not take larger ones of any size.
 
     Returns: the fields by name, and the operations that made some of them unknown.
     """
     for side in SIZES:
-        any_size = _takes(model, in_channels, side)
-        shape = (side, side) if any_size else size
-        with torch.no_grad(), FieldTracer() as tracer:
-            images = tracer.image(torch.empty(1, in_channels, *shape, device="meta"))
-            outputs = run(model.eval(), images)
-        fields = {name: _in_the_middle(tracer.field(x), x, shape) for name, x in outputs.items()}
-        if not (any_size and any(str(length).startswith(">") for field in fields.values() for length in field)):
+        try:
+            fields, unknown = _traced(model, in_channels, (side, side))
+        except REFUSALS:
+            return _traced(model, in_channels, size)
+        if not any(str(length).startswith(">") for field in fields.values() for length in field):
             break
+    return fields, unknown
+
+
+def _traced(
+    model: SegmentationModel, in_channels: int, size: tuple[int, int]
+) -> tuple[dict[str, ReceptiveField], list[str]]:
+    with torch.no_grad(), FieldTracer() as tracer:
+        outputs = run(model.eval(), tracer.image(torch.empty(1, in_channels, *size, device="meta")))
+    fields = {
+        name: ReceptiveField(
+            *(_largest(spans, 2 + axis, x.shape[2 + axis], size[axis]) for axis, spans in enumerate(tracer.field(x)))
+        )
+        for name, x in outputs.items()
+    }
     return fields, tracer.unknown
 
 
@@ -165,25 +161,9 @@ def run(model: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
         hook.remove()
 
 
-def _takes(model: SegmentationModel, in_channels: int, side: int) -> bool:
-    """Whether the model runs on squares of `side` pixels; one with learned positions may not."""
-    try:
-        with torch.no_grad():
-            model.eval()(torch.empty(1, in_channels, side, side, device="meta"))
-    except (RuntimeError, AssertionError, ValueError):
-        return False
-    return True
-
-
-def _in_the_middle(field: Field, x: Tensor, size: tuple[int, int]) -> ReceptiveField:
-    return ReceptiveField(
-        *(_largest(spans, 2 + axis, x.shape[2 + axis], size[axis]) for axis, spans in enumerate(field))
-    )
-
-
 def _largest(spans: Spans, dim: int, length: int, image: int) -> Side:
     """The largest span at the positions in the middle quarter, where borders cut off least."""
-    middle = along.pick(spans, dim, np.arange(3 * length // 8, max(5 * length // 8, 3 * length // 8 + 1)))
+    middle = along.read(spans, dim, np.arange(3 * length // 8, max(5 * length // 8, 3 * length // 8 + 1)))
     minus_first, last, padded = middle.reshape(3, -1)
     for level, name in BOUNDLESS.items():
         if last.max() >= level:
@@ -193,5 +173,5 @@ def _largest(spans: Spans, dim: int, length: int, image: int) -> Side:
     return f">= {largest}" if is_cut_off else max(0, largest)
 
 
-def _same(one: Field, other: Field) -> bool:
-    return all(a is b or np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def _same(one: Sequence[Spans], other: Field | None) -> bool:
+    return other is not None and all(a is b or np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -15,7 +15,10 @@ paddings; the same, taken position by position, is a maximum over the positions 
 graph, at the image's borders, and where maps are resized by fractions.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,8 @@ UNKNOWN = 2**27  # behind an operation that no rule is written for
 ADAPTIVE = 2**28  # the network reads where it has learned to: deformable convolution
 WHOLE = 2**29  # every pixel, however large the image
 NOTHING = -(2**30)  # a value that depends on no pixel, such as zero padding
+
+HOLE = 2**30  # the position of a zero between a tensor's positions, where those are spread out
 
 
 def pixels(size: int, dim: int, ndim: int) -> Spans:
@@ -60,56 +65,23 @@ def over(spans: Spans, dims: Sequence[int]) -> Spans:
     return constant(WHOLE, spans.ndim - 1) if united.size == 3 < spans.size else united
 
 
-def pad(spans: Spans, dim: int, before: int, after: int) -> Spans:
-    """With positions added at both ends that see nothing; a negative number takes some away."""
-    if spans.shape[1 + dim] == 1:
-        return spans
-    padding = constant(NOTHING, spans.ndim - 1)
-    padding[2] = 1
-    parts = [(padding, max(0, before)), (spans, spans.shape[1 + dim]), (padding, max(0, after))]
-    padded = join([part for part, length in parts if length], dim, [length for _, length in parts if length])
-    return _cut(padded, dim, max(0, -before), padded.shape[1 + dim] - max(0, -after))
+def read(spans: Spans, dim: int, *positions: NDArray[np.integer]) -> Spans:
+    """Of values computed from one or several positions along `dim` each.
 
-
-def windows(
-    spans: Spans, dim: int, length: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
-) -> Spans:
-    """Of `length` windows along `dim`: convolution and pooling, whose arguments these are."""
-    if spans.shape[1 + dim] == 1:
-        return spans
-    reach = (length - 1) * stride + 1
-    missing = reach + dilation * (kernel - 1) - padding - spans.shape[1 + dim]
-    padded = pad(spans, dim, padding, max(0, missing))
-    taps = [_cut(padded, dim, start, start + reach, stride) for start in range(0, dilation * kernel, dilation)]
-    return unite(taps, spans.ndim - 1)
-
-
-def transposed_windows(
-    spans: Spans, dim: int, length: int, kernel: int, stride: int, padding: int, dilation: int
-) -> Spans:
-    """Of a transposed convolution: a plain one of stride 1 over positions `stride` apart, with zeros between."""
-    size = spans.shape[1 + dim]
+    Args:
+        positions: [length] each. Those below 0, or behind the last, are padding, which sees nothing; `HOLE` does not
+            either, and stands for no pixels.
+    """
+    axis, size = 1 + dim, spans.shape[1 + dim]
     if size == 1:
         return spans
-    shape = list(spans.shape)
-    shape[1 + dim] = (size - 1) * stride + 1
-    spread = np.broadcast_to(constant(NOTHING, len(shape) - 1), shape).copy()
-    _cut(spread, dim, 0, shape[1 + dim], stride)[...] = spans
-    return windows(spread, dim, length, kernel, padding=dilation * (kernel - 1) - padding, dilation=dilation)
-
-
-def pick(spans: Spans, dim: int, positions: NDArray[np.integer]) -> Spans:
-    """At `positions` along `dim`."""
-    return spans if spans.shape[1 + dim] == 1 else spans.take(positions, axis=1 + dim)
-
-
-def interpolate(spans: Spans, dim: int, sources: NDArray[np.floating]) -> Spans:
-    """Of linear interpolation at the fractional positions `sources`: the one or two neighbours that have weight."""
-    lower = np.floor(sources + 1e-5)  # torch computes positions in single precision
-    upper = lower + (sources - lower > 1e-5)
-    last = spans.shape[1 + dim] - 1
-    ends = [pick(spans, dim, np.clip(end, 0, last).astype(np.int64)) for end in (lower, upper)]
-    return unite(ends, spans.ndim - 1)
+    zeros = np.full_like(spans.take([0, 0], axis), NOTHING)
+    zeros[2] = 0
+    zeros.swapaxes(1, axis)[2, 0] = 1
+    at = np.stack(positions)
+    index = np.where(at == HOLE, size + 1, np.where((at < 0) | (at >= size), size, at))
+    values = np.concatenate([spans, zeros], axis).take(index, axis)
+    return values.max(axis)
 
 
 def regroup(spans: Spans, before: Sequence[int], after: Sequence[int]) -> Spans:
@@ -118,12 +90,13 @@ def regroup(spans: Spans, before: Sequence[int], after: Sequence[int]) -> Spans:
     Dims that merge or split do so in groups of equal size: (H, W, C) -> (H * W, C) merges two and leaves one. Only
     groups along which spans differ are written out.
     """
-    expanded, shape = [3], [3]
-    for old, new in _groups(before, after):
-        differ = any(spans.shape[1 + dim] > 1 for dim in old)
-        expanded += [before[dim] if differ else 1 for dim in old]
-        shape += [after[dim] if differ else 1 for dim in new]
-    return _narrow(np.broadcast_to(spans, expanded).reshape(shape))
+    ends, new_ends = [*accumulate(before, mul)], [*accumulate(after, mul)]
+    cuts = sorted({*ends} & {*new_ends})
+    groups, new_groups = ([bisect_left(cuts, end) for end in which] for which in (ends, new_ends))
+    differ = {group for group, length in zip(groups, spans.shape[1:], strict=True) if length > 1}
+    expanded = [length if group in differ else 1 for group, length in zip(groups, before, strict=True)]
+    shape = [length if group in differ else 1 for group, length in zip(new_groups, after, strict=True)]
+    return _narrow(np.broadcast_to(spans, [3, *expanded]).reshape([3, *shape]))
 
 
 def join(spans: Sequence[Spans], dim: int, lengths: Sequence[int]) -> Spans:
@@ -136,31 +109,6 @@ def join(spans: Sequence[Spans], dim: int, lengths: Sequence[int]) -> Spans:
         for one, length in zip(spans, lengths, strict=True)
     ]
     return np.concatenate(parts, axis=1 + dim)
-
-
-def _cut(spans: Spans, dim: int, start: int, stop: int, step: int = 1) -> Spans:
-    index = [slice(None)] * spans.ndim
-    index[1 + dim] = slice(start, stop, step)
-    return spans[tuple(index)]
-
-
-def _groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """The smallest runs of dims, old and new, that hold the same number of values."""
-    at = to = 0
-    while at < len(before) or to < len(after):
-        old: list[int] = []
-        new: list[int] = []
-        sizes = [1, 1]
-        while not (old or new) or sizes[0] != sizes[1]:
-            if to == len(after) or (at < len(before) and sizes[0] <= sizes[1]):
-                old.append(at)
-                sizes[0] *= before[at]
-                at += 1
-            else:
-                new.append(to)
-                sizes[1] *= after[to]
-                to += 1
-        yield old, new
 
 
 def _narrow(spans: Spans) -> Spans:

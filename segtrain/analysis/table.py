@@ -14,14 +14,14 @@ def describe_table(description: Description) -> str:
         [stage.name, str(stage.channels), str(stage.stride), times(*stage.size), field(stage.receptive_field)]
         for stage in description.stages
     ]
-    parameters, macs, memory = description.parameters, description.macs, description.memory
+    memory = description.memory
     parts = [
-        ["parameters", *(metric(number) for number in (*parameters, parameters.total))],
-        ["multiply-accumulates", metric(macs.backbone), metric(macs.decoder), "", metric(macs.total)],
+        [name, *("" if number is None else metric(number) for number in (*shares, shares.total))]
+        for name, shares in (("parameters", description.parameters), ("multiply-accumulates", description.macs))
     ]
     kept = [
-        ["training", mebibytes(memory.training), "kept by the forward pass for the backward pass"],
-        ["inference", mebibytes(memory.inference), "alive at the same time, at most"],
+        ["training", mebibytes(memory.training), "alive at the same time in a forward pass, at most"],
+        ["inference", mebibytes(memory.inference), "likewise, with nothing kept for a backward pass"],
     ]
     if memory.weight_copies:
         kept.append(["weights", mebibytes(memory.weight_copies), "on top of both: autocast's copies in low precision"])
@@ -41,8 +41,8 @@ def compare_table(models: Sequence[tuple[str, str, Description]]) -> str:
             model,
             backbone,
             str(one.output_stride),
-            metric(one.parameters.total),
-            metric(one.macs.total),
+            metric(one.parameters.evaluated),
+            metric(one.macs.evaluated),
             mebibytes(one.memory.training),
             mebibytes(one.memory.inference),
             field(one.stages[-1].receptive_field),
@@ -54,8 +54,10 @@ def compare_table(models: Sequence[tuple[str, str, Description]]) -> str:
     notes = _notes([one.stages[-1] for _, _, one in models], unknown)
     columns = [
         "stride: of the backbone's deepest feature; MACs: multiply-accumulates; receptive field: of the logits",
-        "training, inference: memory of activations, kept for the backward pass and alive at the same time",
+        "training, inference: activations alive at the same time in a forward pass, at most",
     ]
+    if any(one.parameters.auxiliary for _, _, one in models):
+        columns.append("auxiliary heads: left out of parameters and MACs; in memory, part of training")
     return "\n\n".join([aligned(header, rows, left=(0, 1)), "\n".join([*columns, *notes])])
 
 

@@ -64,6 +64,7 @@ COMMANDS = {
             "segtrain describe model=deeplabv3plus size=[1024,2048] precision=bf16 batch_size=4",
             "segtrain describe compare=[unet,deeplabv3plus,fcn8s]",
             "segtrain describe compare=[unet/resnet18,unet/resnet50] format=json",
+            "segtrain describe model=unet_light model.decoder_channels=[128,64,32,32,16]   # experiment=demo, restated",
         ),
         "describe",
     ),

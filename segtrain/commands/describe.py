@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from segtrain.analysis.table import compare_table, describe_table, times
 from segtrain.build import Builder
 from segtrain.compose import Job
 from segtrain.config_tree import find_groups
-from segtrain.errors import ConfigError, SegtrainError
+from segtrain.errors import ConfigError, SegtrainError, nearest
 from segtrain.explain import CONFIG_ERRORS, Surroundings, explain
 from segtrain.options import read_options
 from segtrain.types import DataFacts
@@ -34,6 +34,7 @@ class DescribeOptions:
     num_classes: int
     in_channels: int
     format: Literal["table", "json"]
+    debug: bool
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -60,6 +61,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def task(job: Job) -> None:
+    known = ("model", *(field.name for field in fields(DescribeOptions)))
+    for key in map(str, job.config):  # one that was added with a `+` would change nothing
+        if key not in known:
+            raise ConfigError(f"{key}: `describe` reads its own keys and those of the model only{nearest(key, known)}")
     options = read_options(job.config, DescribeOptions)
     if options.compare:
         _compare(job, options)

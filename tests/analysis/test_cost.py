@@ -98,12 +98,28 @@ def saved_in_a_real_run(model: nn.Module, images: Tensor) -> int:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_training_memory_is_what_a_real_run_keeps(recompute: bool):
+def test_training_memory_holds_at_least_what_a_real_run_keeps(recompute: bool):
     model = unet()
     model.add_auxiliary("deep", FCNAuxiliary(model.backbone.deepest, 2, 0.1), 0.4)
     model.backbone.recompute = recompute
     real = saved_in_a_real_run(model, torch.rand(2, 3, 33, 40))
-    assert training_memory(fake(model), (2, 3, 33, 40)) == (real, 0)
+    told, copies = training_memory(fake(model), (2, 3, 33, 40))
+    assert (told >= real, copies) == (True, 0)
+
+
+def test_where_every_tensor_is_kept_training_memory_is_what_a_real_run_keeps():
+    backbone = UNetEncoder(3, [4, 8, 8], batch_norm=True, residual=False, dropout=0.0)
+    real = saved_in_a_real_run(backbone, torch.rand(2, 3, 33, 40))
+    assert training_memory(fake(backbone), (2, 3, 33, 40)) == (real, 0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_training_takes_no_less_than_inference(frozen: bool):
+    """A frozen part keeps nothing for a backward pass, but its own steps take what they take in inference."""
+    model = unet()
+    model.backbone.requires_grad_(not frozen)
+    network = fake(model)
+    assert training_memory(network, (1, 3, 64, 64))[0] >= inference_cost(network, (1, 3, 64, 64))[1]
 
 
 def test_activation_checkpointing_keeps_less():
@@ -113,18 +129,28 @@ def test_activation_checkpointing_keeps_less():
 
 
 def conv_relu() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True))
 
 
 def test_training_memory_by_hand():
+    """The images and what the first ReLU left, kept for the convolutions; the second one's result and its ReLU's."""
     image, activation = 4 * 3 * 8 * 8, 4 * 4 * 8 * 8
-    assert training_memory(fake(conv_relu()), LITTLE)[0] == image + activation
+    net = nn.Sequential(conv_relu(), nn.Conv2d(4, 4, 1), nn.ReLU())
+    assert training_memory(fake(net), LITTLE)[0] == image + 3 * activation
+
+
+def test_of_frozen_layers_only_the_step_at_work_is_alive():
+    """As in inference: the images, which the caller holds, and what goes into and comes out of the last layer."""
+    net = nn.Sequential(conv_relu(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)).requires_grad_(False)
+    assert training_memory(fake(net), LITTLE)[0] == 4 * (3 + 4 + 4) * 8 * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_halves_activations_and_adds_copies_of_the_weights(dtype: torch.dtype):
+    """The images stay in float32 beside their copy."""
+    image, activation = 4 * 3 * 8 * 8, 4 * 4 * 8 * 8
     training, copies = training_memory(fake(conv_relu(), dtype), LITTLE)
-    assert training == training_memory(fake(conv_relu()), LITTLE)[0] / 2
+    assert training == image + image / 2 + activation / 2
     assert copies == 2 * (4 * 3 * 3 * 3 + 4)
 
 

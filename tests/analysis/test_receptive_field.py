@@ -1,21 +1,35 @@
 """Receptive fields: what the arithmetic says a value sees is what gradients of a real backward pass say."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import inception_v3
 
-from segtrain.analysis.receptive_field import SIZES, FieldTracer, Window, receptive_fields
+from segtrain.analysis.receptive_field import SIZES, FieldTracer, receptive_fields
+from segtrain.analysis.spans import NOTHING, read
 from segtrain.backbones.base import Backbone
 from segtrain.backbones.resnet import ResNet
 from segtrain.backbones.unet_encoder import UNetEncoder
 from segtrain.models.base import SegmentationModel
+from segtrain.models.deeplabv2 import DeepLabV2
+from segtrain.models.fcn import FCN
 from segtrain.models.unet import UNet
 from segtrain.nn.deformable import make_deformable
 from segtrain.types import Feature
+
+
+class Window(NamedTuple):
+    """Rows and columns of the image, both ends included."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 class Do(nn.Module):
@@ -60,6 +74,18 @@ def seen_by_gradients(out: Tensor, images: Tensor, row: int, column: int) -> Win
     return Window(int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max()))
 
 
+def seen_by_arithmetic(tracer: FieldTracer, out: Tensor, size: tuple[int, int], row: int, column: int) -> Window | None:
+    """What the values at one position of `out` see of an image of `size`, likewise."""
+    ends: list[int] = []
+    for spans, length in zip(tracer.field(out), size, strict=True):
+        here = read(read(spans, 2, np.array([row])), 3, np.array([column]))
+        minus_first, last, _ = here.reshape(3, -1).max(axis=1)
+        if last == NOTHING:
+            return None
+        ends += [max(0, -int(minus_first)), min(length - 1, int(last))]
+    return Window(*ends)
+
+
 def outputs(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
     given = net(images)
     if isinstance(given, Tensor):
@@ -82,13 +108,13 @@ def assert_agree(net: nn.Module, size: tuple[int, int], every: int = 1) -> None:
         for row in {*range(0, height, every), height - 1}:
             for column in {*range(0, width, every), width - 1}:
                 wanted = seen_by_gradients(out, images, row, column)
-                assert tracer.window(traced[name], row, column) == wanted, (name, row, column)
+                assert seen_by_arithmetic(tracer, traced[name], size, row, column) == wanted, (name, row, column)
 
 
 def attention_in_windows(x: Tensor) -> Tensor:
     """Windows of 4x3 positions: partition, attention of each position to all of its window, and back."""
     n, c, h, w = x.shape
-    windows = x.permute(0, 2, 3, 1).view(n, h // 4, 4, w // 3, 3, c).transpose(2, 3).reshape(-1, 12, c)
+    windows = x.permute(0, 2, 3, 1).view(n, h // 4, 4, w // 3, 3, c).transpose(2, 3).reshape(-1, 1, 12, c)
     attended = F.scaled_dot_product_attention(windows, windows, windows)
     return attended.view(n, h // 4, w // 3, 4, 3, c).transpose(2, 3).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
@@ -118,11 +144,11 @@ NETS = {
     "nearest": lambda: Do(lambda x: F.interpolate(x[..., ::2, 1::3], (19, 21))),
     "padded": lambda: nn.Sequential(nn.ZeroPad2d((2, 1, 0, -3)), nn.Conv2d(3, 2, 3)),
     "padded with copies": lambda: nn.Sequential(
-        nn.ReplicationPad2d(2), nn.ReflectionPad2d((3, 1, 0, 2)), nn.Conv2d(3, 2, 3)
+        nn.ReplicationPad2d(2), nn.ReplicationPad2d((3, 1, 0, -2)), nn.Conv2d(3, 2, 3)
     ),
     "rolled": lambda: Do(lambda x: torch.roll(x, (3, -2), (2, 3))),
     "joined": lambda: Do(lambda x: torch.cat([x[..., 4:], F.avg_pool2d(x[..., :6], 3, 1, 1)], dim=3)),
-    "stacked": lambda: Do(lambda x: torch.stack([x, F.avg_pool2d(x, 3, 1, 1)]).select(0, 0)),
+    "stacked": lambda: Do(lambda x: torch.stack([x, F.avg_pool2d(x, 3, 1, 1)]).sum(dim=0)),
     "multiplied": lambda: Do(lambda x: x * F.avg_pool2d(x, (3, 1), 1, (1, 0)).mean(dim=1, keepdim=True)),
     "squeeze and excitation": lambda: Do(lambda x: x * F.adaptive_avg_pool2d(x, 1)),
     "strips": lambda: Do(lambda x: x + x.mean(dim=3, keepdim=True)),
@@ -133,6 +159,7 @@ NETS = {
         nn.Conv2d(3, 6, 4, 4), Do(lambda x: x.permute(0, 2, 3, 1)), nn.LayerNorm(6), nn.Linear(6, 5), nn.GELU(),
         Do(lambda x: x.permute(0, 3, 1, 2)),
     ),
+    "unbound": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), Do(lambda x: torch.stack(shuffled(x).unbind(1)[2:], 1))),
     "attention in windows": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Do(attention_in_windows)),
 }  # fmt: skip
 
@@ -147,6 +174,25 @@ def test_every_position_sees_what_its_gradient_says(name: str):
 def test_every_feature_of_resnet18_sees_what_its_gradient_says(output_stride: int):
     net = ResNet(3, "resnet18", None, output_stride, **RESNET)
     assert_agree(net, (97, 66), every=9)
+
+
+def little_resnet(output_stride: int) -> ResNet:
+    net = ResNet(3, "resnet18", None, output_stride, **RESNET)
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        del stage[1]
+    return net
+
+
+@pytest.mark.usefixtures("every_pixel_of_a_window_counts")
+def test_the_logits_of_deeplabv2_see_what_their_gradient_says():
+    model = DeepLabV2(little_resnet(8), 2, [1, 2, 4], branch_channels=None, dropout=0.0, scales=[1.0])
+    assert_agree(model, (73, 58), every=8)
+
+
+@pytest.mark.usefixtures("every_pixel_of_a_window_counts")
+def test_the_logits_of_fcn_see_what_their_gradient_says():
+    model = FCN(little_resnet(32), 2, 8, upsampling="learned", final_upsampling="learned", skip_scales=[1.0, 1.0])
+    assert_agree(model, (73, 58), every=8)
 
 
 @pytest.mark.usefixtures("every_pixel_of_a_window_counts")
@@ -178,7 +224,7 @@ def test_max_pooling_sees_the_windows_of_average_pooling(ceil_mode: bool):
     tracers = [trace(nn.Sequential(nn.Conv2d(3, 3, 3), pool(3, 2, 1, ceil_mode=ceil_mode))) for pool in
                (nn.MaxPool2d, nn.AvgPool2d)]  # fmt: skip
     for row in range(31):
-        windows = {tracer.window(out, row, 30 - row) for tracer, out in tracers}
+        windows = {seen_by_arithmetic(tracer, out, (64, 64), row, 30 - row) for tracer, out in tracers}
         assert len(windows) == 1
 
 
@@ -262,8 +308,8 @@ WHOLE_IMAGE = {
 
 
 def attend(x: Tensor) -> Tensor:
-    tokens = x.flatten(2).transpose(1, 2)
-    return F.scaled_dot_product_attention(tokens, tokens, tokens).transpose(1, 2).unflatten(2, x.shape[-2:])
+    tokens = x.reshape(1, 1, 3, -1).transpose(2, 3)  # one head
+    return F.scaled_dot_product_attention(tokens, tokens, tokens).transpose(2, 3).reshape(x.shape)
 
 
 @pytest.mark.parametrize("name", WHOLE_IMAGE)
@@ -288,7 +334,7 @@ def test_deformable_convolution_reads_where_it_has_learned_to():
     [
         (lambda x: x.cumsum(2), "cumsum"),
         (lambda x: F.fold(F.unfold(x, 3, padding=1), x.shape[-2:], 3, padding=1), "im2col"),
-        (lambda x: assigned_in_part(x), "copy_ on a view"),
+        (lambda x: assigned_in_part(x), "copy_"),
         (lambda x: added_in_part(x), "add_ on a view"),
     ],
 )

@@ -55,8 +55,29 @@ def test_the_batch_multiplies_work_and_the_size_does_so_with_its_area(described)
 
 def test_auxiliary_heads_and_frozen_parts_are_counted(described):
     told = described("model=unet_light", "model/aux=fcn", "model.frozen=[backbone]")
-    assert told["parameters"]["auxiliary"] > 0
+    parameters = told["parameters"]
+    assert parameters["auxiliary"] > 0
+    assert parameters["total"] == parameters["backbone"] + parameters["decoder"] + parameters["auxiliary"]
+    assert told["macs"]["auxiliary"] is None
     assert told["trainable"] == told["parameters"]["total"] - told["parameters"]["backbone"]
+
+
+def test_a_comparison_says_that_it_leaves_auxiliary_heads_out(run_cli: RunCli):
+    _, plain, _ = run_cli("describe", "compare=[unet_light]", "size=[64,64]")
+    _, helped, _ = run_cli("describe", "compare=[unet_light]", "size=[64,64]", "model/aux=fcn")
+    assert plain.splitlines()[4].split()[:6] == helped.splitlines()[4].split()[:6]  # model ... parameters, M, MACs
+    assert ["auxiliary heads: left out" in out for out in (plain, helped)] == [False, True]
+
+
+def test_training_takes_no_less_memory_than_inference_with_a_frozen_backbone(described):
+    memory = described("model=fcn8s", "model.frozen=[backbone]", "size=[64,64]")["memory"]
+    assert memory["training"] >= memory["inference"]
+
+
+def test_a_network_for_images_of_one_size_is_described_in_that_size(described):
+    pytest.importorskip("timm")
+    words = ("model=upernet", "model/backbone=timm", "model.backbone.name=coatnet_0_224")
+    assert described(*words, "size=[224,224]")["stages"][-1]["receptive_field"] == ["whole image", "whole image"]
 
 
 def test_no_weights_are_read(described):
@@ -102,7 +123,18 @@ def test_users_own_configs_can_be_described_and_compared(run_cli: RunCli, tmp_pa
         (["compare=[unet/]"], "compare=unet/: write MODEL or MODEL/BACKBONE, such as unet/resnet50"),
         (["compare=[unet]", "model.upsampling=cubic"], "compare=unet: model.upsampling='cubic' is not one of"),
         (["model.backbone.widths=3"], "no config key 'model.backbone.widths'"),
-        (["model._target_=torch.nn.Identity"], "model"),
+        (["trainer.precision=bf16"], "no config key 'trainer.precision'; did you mean 'precision'?"),
+        (["model.batchnorm=true"], "no config key 'model.batchnorm'; did you mean 'model.batch_norm'?"),
+        (["optimizer.lr=1"], "no config key 'optimizer.lr'"),
+        (["data=voc"], "group 'data' is not part of this config"),
+        (["experiment=demo"], "group 'experiment' is not part of this config"),
+        (["+data=shapes"], "data: `describe` reads its own keys and those of the model only"),
+        (["+sizes=[64,64]"], "sizes: `describe` reads its own keys and those of the model only; did you mean 'size'?"),
+        (
+            ["model._target_=torch.nn.Identity"],
+            "model._target_=torch.nn.modules.linear.Identity: only a segtrain SegmentationModel, which tells its "
+            "backbone from its decoder, can be described",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run_cli: RunCli, words: list[str], said: str):
