@@ -171,7 +171,7 @@ def _names_no_option(word: str, groups: Iterable[str]) -> bool:
 def _explain_unused_group(group: str, around: Surroundings) -> str:
     parent, _, name = group.rpartition("/")
     if not parent:
-        return f"group {group!r} is not part of this config: write +{group}=... to add it"
+        return f"group {group!r} is not part of this config; where a command has a use for it, write +{group}=..."
     chosen = next((word for word in around.overrides if word.startswith(f"{parent}=")), f"the chosen {parent}")
     return f"{group}: {chosen} has no {name} to choose"
 
