@@ -83,7 +83,7 @@ WRONG_CONFIGURATIONS = [
     ("optimzer=sgd", "no config key 'optimzer'; did you mean 'optimizer'?"),
     ("model/bakbone=resnet18", "'model/bakbone'; did you mean 'model/backbone'?"),
     ("model/backbone=resnet19", "model/backbone=resnet19: no such option; did you mean 'resnet18'?"),
-    ("model=null", "model=null: the value must be the name of one of its options (unet"),
+    ("model=null", "model=null: the value must be the name of one of its options (deeplabv1, "),
     ("data=3", "data=3: the value must be the name of one of its options (camvid"),
     # wrong types
     ("trainer.max_steps=abc", "trainer.max_steps='abc' is not an int or null"),

@@ -154,6 +154,10 @@ def test_a_checkpoint_is_no_reason_to_read_other_weights(finished_run: Path, run
         "name": "resnet18",
         "weights": "/nowhere/secret.pt",
         "output_stride": 32,
+        "dilate_strided": False,
+        "multi_grid": None,
+        "deformable_stages": [],
+        "deformable_version": 1,
     }
     checkpoint.save(contents, tmp_path / "hostile.pt")
     code, _, err = run_cli("evaluate", f"checkpoint={tmp_path / 'hostile.pt'}")
