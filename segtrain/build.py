@@ -18,6 +18,7 @@ from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import LoaderOptions
 from segtrain.data.statistics import pixel_counts
+from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.options import TrainerOptions
 from segtrain.errors import ConfigError, DataError
 from segtrain.inference.strategy import Strategy
@@ -27,7 +28,15 @@ from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
-from segtrain.options import DataOptions, GroupOptions, RateOptions, RunOptions, check_options, read_options
+from segtrain.options import (
+    DataOptions,
+    GroupOptions,
+    RateOptions,
+    RunOptions,
+    as_fields,
+    check_options,
+    read_options,
+)
 from segtrain.transforms import build_transforms
 from segtrain.types import DataFacts
 
@@ -43,6 +52,8 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "inference": (Strategy, ()),
 }
 
+# Sections that describe no object.
+PLAIN: dict[str, type] = {"trainer": TrainerOptions, "checkpoint": CheckpointOptions}
 
 # Keys that stand in a section for something else than its `_target_`.
 GUESTS: dict[str, tuple[type, ...]] = {
@@ -69,7 +80,7 @@ class Builder:
         """Looks at the named sections before anything is read or built.
 
         Args:
-            sections: those of `SECTIONS`, `trainer`, `augment.train`, `augment.evaluate`, and `run` for the keys
+            sections: those of `SECTIONS` and `PLAIN`, `augment.train`, `augment.evaluate`, and `run` for the keys
                 outside of all sections.
 
         Raises:
@@ -88,8 +99,8 @@ class Builder:
         if name == "run":
             read_options(self.config, RunOptions)
             return []
-        if name == "trainer":
-            return check_options(name, self.section(name), TrainerOptions)
+        if name in PLAIN:
+            return check_options(name, self.section(name), PLAIN[name])
         if name.startswith("augment."):
             self.augmentation(name.removeprefix("augment."), ignore_index=255)
             return []
@@ -122,6 +133,9 @@ class Builder:
 
     def trainer_options(self) -> TrainerOptions:
         return TrainerOptions(**self.section("trainer"))
+
+    def checkpoint_options(self) -> CheckpointOptions:
+        return CheckpointOptions(**as_fields(self.section("checkpoint")))
 
     def dataset(self, split: str) -> LabelledDataset:
         """The data set as read, without augmentation.

@@ -1,6 +1,8 @@
 """Config keys that describe no object: each section's as a dataclass, whose fields are the schema."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -75,11 +77,21 @@ def check_options(key: str, node: dict[str, Any], options: type) -> list[str]:
         node: plain values by name.
         options: a dataclass.
     """
-    parameters, hints = signature(options)
+    parameters, hints = ({as_key(name): value for name, value in part.items()} for part in signature(options))
     if problems := check_arguments(key, node, parameters, hints, {}, key or "the command"):
         return problems
     try:
-        options(**node)
+        options(**as_fields(node))
     except ConfigError as error:
         return str(error).splitlines()
     return []
+
+
+def as_fields(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Config values by the names of a dataclass's fields, where a word of Python's own has an underscore: `async_`."""
+    return {f"{key}_" if iskeyword(key) else key: value for key, value in node.items()}
+
+
+def as_key(field: str) -> str:
+    """The config key of a dataclass's field."""
+    return field.removesuffix("_") if iskeyword(field.removesuffix("_")) else field

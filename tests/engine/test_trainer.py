@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.engine import checkpoint
+from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.options import TrainerOptions
+from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
 from segtrain.engine.run_directory import RunDirectory
-from segtrain.engine.trainer import Parts, Trainer
+from segtrain.engine.trainer import Trainer
 from segtrain.errors import ConfigError, DataError, NonFiniteError
 from segtrain.inference import Predictor, WholeImage
 from segtrain.losses import Criterion, CrossEntropy
@@ -35,7 +37,17 @@ OPTIONS = TrainerOptions(
     monitor="miou",
     monitor_mode="max",
     pictures=0,
+    ema_decay=None,
+    ema_warmup=10,
+    ema_evaluate_raw=True,
+    patience=None,
+    min_gain=0.0,
+    freeze={},
+    overfit_batches=None,
+    compile=False,
+    max_skipped_steps=20,
 )
+SAVING = CheckpointOptions(keep_last=1, async_=False)
 
 
 class Pixelwise(nn.Module):
@@ -83,7 +95,7 @@ def make_trainer(
         draw=lambda examples: np.zeros((4, 4, 3), dtype=np.uint8),
     )
     directory = RunDirectory.create(tmp_path / "run", tmp_path, "", "")
-    return Trainer(parts, options, options.max_steps, hardware, directory, None)
+    return Trainer(parts, options, SAVING, options.max_steps, hardware, directory, None)
 
 
 def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
@@ -229,7 +241,7 @@ def test_every_precision_learns_on_cuda(tmp_path: Path, precision: str) -> None:
     trainer.parts.model.to("cuda")
     trainer.parts.normalize.to("cuda")
     trainer.parts.predictor.hardware = hardware
-    cuda = Trainer(trainer.parts, options, 30, hardware, trainer.directory, None)
+    cuda = Trainer(trainer.parts, options, SAVING, 30, hardware, trainer.directory, None)
     cuda.train()
     assert cuda.newest is not None
     assert cuda.newest.matrix.miou() > 0.8

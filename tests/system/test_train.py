@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_its_reader_needs(finished_run: Path) -> None:
         *("config.yaml", "environment.json", "train.log", "metrics.jsonl", "results.json"),
         *("checkpoints", "tensorboard", "pictures"),
     }
-    assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {"last.pt", "step_0000003.pt", "best.pt"}
     assert OmegaConf.load(finished_run / "config.yaml").trainer.max_steps == 6
     assert "train" in json.loads((finished_run / "environment.json").read_text())["command"]
     assert [record["step"] for record in lines(finished_run, "train")] == [1, 2, 3, 4, 5, 6]
