@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segtrain.engine import checkpoint
-from segtrain.engine.evaluate import Evaluation, evaluate
+from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
 from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import RunLogger
 from segtrain.engine.options import TrainerOptions
@@ -85,6 +85,7 @@ class Trainer:
         self.max_steps = max_steps
         self.hardware = hardware
         self.directory = directory
+        self.monitor = monitor_name(options.monitor, parts.facts)
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.loss_scaling)
         self.newest: Evaluation | None = None
@@ -216,8 +217,8 @@ class Trainer:
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(
-            "step %d: mIoU %s  val loss %.4f%s",
-            step, _number(scalars["miou"]), scalars["loss"], "  (best so far)" if improved else "",
+            "step %d: %s  val loss %.4f%s",
+            step, evaluation.headline(parts.facts), scalars["loss"], "  (best so far)" if improved else "",
         )  # fmt: skip
         if improved:
             self._save(self.directory.best)
@@ -225,7 +226,7 @@ class Trainer:
 
     def _record_best(self, scalars: dict[str, float | None]) -> bool:
         self.state.evaluated_step = self.state.step
-        value, best = scalars[self.options.monitor], self.state.best_value
+        value, best = scalars[self.monitor], self.state.best_value
         if value is None or not math.isfinite(value):
             return False
         if best is not None and (value <= best if self.options.monitor_mode == "max" else value >= best):
@@ -280,10 +281,6 @@ class Trainer:
 
     def close(self) -> None:
         self.logger.close()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _not_finite(what: str, value: float, step: int) -> str:
