@@ -26,6 +26,7 @@ from segtrain.losses import Criterion
 from segtrain.losses.class_weights import Rule, class_weights
 from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
+from segtrain.models.binary import give_two_logits
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
 from segtrain.options import (
@@ -155,7 +156,11 @@ class Builder:
         return DataOptions(**self._split("data")[2])
 
     def facts(self, dataset: LabelledDataset) -> DataFacts:
-        """What the model must know of the data, and the checkpoint carries."""
+        """What the model must know of the data, and the checkpoint carries.
+
+        Raises:
+            ConfigError: the normalisation is not of the images' channels, or a binary task's classes are not two.
+        """
         options = self.data_options()
         check_normalisation(options.mean, options.std, dataset.in_channels)
         return DataFacts(
@@ -165,6 +170,7 @@ class Builder:
             dataset.in_channels,
             tuple(options.mean),
             tuple(options.std),
+            options.threshold_for(dataset.class_names),
         )
 
     def augmentation(self, when: str, ignore_index: int) -> Augmentation:
@@ -188,7 +194,7 @@ class Builder:
         return f"{line} ({', '.join(references)})" if references else line
 
     def model(self, facts: DataFacts, pretrained: bool, auxiliary: bool = True) -> nn.Module:
-        """The model, with the weights the config names.
+        """The model, with the weights the config names. Of a binary task it has one channel and shows two, [0, z].
 
         Args:
             facts: of the data.
@@ -199,11 +205,13 @@ class Builder:
         if not pretrained:
             host, guest = _without_weights(host), _without_weights(guest)
         model: nn.Module = self._slot(
-            "model", host, num_classes=facts.num_classes, in_channels=facts.in_channels
+            "model", host, num_classes=facts.num_outputs, in_channels=facts.in_channels
         ).build()
         options = ModelOptions(**guest)
         heads = {name: AuxiliaryOptions(**head) for name, head in options.aux.items()} if auxiliary else {}
         adapt(model, options, heads)
+        if facts.foreground is not None:
+            give_two_logits(model)
         return model
 
     def model_options(self) -> ModelOptions:

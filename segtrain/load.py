@@ -16,6 +16,7 @@ from segtrain.engine.precision import choose_hardware
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.inference import Predictor
 from segtrain.losses import Criterion
+from segtrain.options import check_threshold
 from segtrain.saved_config import apply_overrides, check_plain
 from segtrain.types import DataFacts, Hardware
 
@@ -76,11 +77,19 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
     stated = {
         key.lstrip("+").removeprefix("data.") for key, _ in job.saved_overrides if key.lstrip("+").startswith("data.")
     }
-    changed = {name: to_tuple(config.data[name]) for name in ("mean", "std", "palette") if name in stated}
+    known = ("mean", "std", "palette", "threshold")
+    changed = {name: to_tuple(config.data[name]) for name in known if name in stated}
     if "palette" in changed:
         changed["palette"] = check_palette(changed["palette"], facts.num_classes)
+    task = "multiclass" if facts.threshold is None else "binary"
+    if "task" in stated and config.data.task != task:
+        raise ConfigError(f"data.task={config.data.task}: the checkpoint's model was trained for {task}; leave it out")
+    if "threshold" in stated and facts.threshold is None:
+        raise ConfigError(f"data.threshold={config.data.threshold}: only data.task=binary has one; leave it out")
     facts = replace(facts, **changed)
     check_normalisation(facts.mean, facts.std, facts.in_channels)
+    if "threshold" in stated or facts.threshold is not None:
+        check_threshold(facts.threshold)
     return facts
 
 

@@ -1,13 +1,13 @@
 """Config keys that describe no object: each section's as a dataclass, whose fields are the schema."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from segtrain.construct import check_arguments, signature
+from segtrain.construct import check_arguments, fits, signature
 from segtrain.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -15,12 +15,39 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The keys of `data` that are neither the data set's nor the loader's."""
+    """The keys of `data` that are neither the data set's nor the loader's.
+
+    The values here are what configs meant that were stored before there were these keys.
+
+    Raises:
+        ConfigError: `threshold` is outside (0, 1).
+    """
 
     train_split: str
     val_split: str
     mean: list[float]
     std: list[float]
+    task: Literal["multiclass", "binary"] = "multiclass"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    def threshold_for(self, classes: Sequence[str]) -> float | None:
+        """The threshold of a binary task; None of another.
+
+        Raises:
+            ConfigError: the task is binary, and the data's classes are not two.
+        """
+        if self.task != "binary":
+            return None
+        if len(classes) != 2:
+            raise ConfigError(
+                f"data.task=binary has two classes, background and foreground, but the data has {len(classes)} "
+                f"({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}); name two in data.classes, the "
+                "foreground last, or set data.task=multiclass"
+            )
+        return self.threshold
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^63)")
+
+
+def check_threshold(threshold: Any) -> None:
+    """Raises ConfigError unless `data.threshold` is a probability that some pixels reach and others do not."""
+    if not fits(threshold, float) or not 0 < threshold < 1:
+        raise ConfigError(
+            f"data.threshold={threshold} is no probability in (0, 1); 0.5 is customary, lower finds more foreground"
+        )
 
 
 def read_options(config: DictConfig, options: type[Options]) -> Options:

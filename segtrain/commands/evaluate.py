@@ -85,7 +85,7 @@ def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str)
     folder.path.mkdir(parents=True, exist_ok=True)
     where: dict[str, Any] = {"step": step, "checkpoint": str(loaded.path), "split": split}
     write_json(folder.results, where | evaluation.results(facts))
-    print(evaluation.matrix.table(facts.class_names))
+    print(evaluation.table(facts))
     log.info(
         "%d images of split %s, checkpoint of step %d, loss %.4f",
         evaluation.images,

@@ -15,7 +15,7 @@ from segtrain.build import Builder, saved_facts
 from segtrain.compose import Job
 from segtrain.data.loader import TrainLoader, eval_loader, train_loader
 from segtrain.engine.checkpoint_folder import candidates, newest_sound
-from segtrain.engine.evaluate import check_monitor, try_criterion
+from segtrain.engine.evaluate import check_monitor, monitor_name, try_criterion
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
@@ -201,7 +201,7 @@ def _assemble(
     else:
         criterion = builder.criterion(facts, train_set, model)
     criterion = criterion.to(hardware.device)
-    check_monitor(options.monitor, try_criterion(criterion, facts, hardware.device), facts)
+    check_monitor(monitor_name(options.monitor, facts), try_criterion(criterion, facts, hardware.device), facts)
     parts = Parts(
         model=model,
         normalize=normalize,
@@ -285,7 +285,7 @@ def _choice(start: Start, *groups: str) -> str:
 
 
 def _say_goodbye(trainer: Trainer) -> None:
-    directory, state, monitor = trainer.directory, trainer.state, trainer.options.monitor
+    directory, state, monitor = trainer.directory, trainer.state, trainer.monitor
     if trainer.stopped_early:
         log.info("nothing better in %d evaluations: stopped at step %d", state.stale_evaluations, state.step)
     if not trainer.finished:
@@ -293,7 +293,7 @@ def _say_goodbye(trainer: Trainer) -> None:
         log.info("go on: segtrain train resume=%s", shlex.quote(str(directory.path)))
         raise Stopped(trainer.stopped_by or signal.SIGINT)
     if trainer.newest is not None:
-        log.info("\n%s\n", trainer.newest.matrix.table(trainer.parts.facts.class_names))
+        log.info("\n%s\n", trainer.newest.table(trainer.parts.facts))
     if state.best_value is not None:
         log.info("best %s %.4f at step %d: %s", monitor, state.best_value, state.best_step, directory.best)
     if directory.pictures.is_dir():

@@ -25,7 +25,7 @@ class TrainerOptions:
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    monitor: str
+    monitor: str | None
     monitor_mode: Literal["max", "min"]
     pictures: int
     ema_decay: float | None

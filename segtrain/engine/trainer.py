@@ -10,7 +10,7 @@ from PIL import Image
 
 from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOptions
 from segtrain.engine.ema import EMA
-from segtrain.engine.evaluate import Evaluation, evaluate
+from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import RunLogger
@@ -66,6 +66,7 @@ class Trainer:
         self.hardware = hardware
         self.directory = directory
         self.world = world or World.solo(hardware.device)
+        self.monitor = monitor_name(options.monitor, parts.facts)
         self.state = RunState()
         self.freezing = FreezeSchedule(parts.model, options.freeze)
         self.step = TrainStep(parts, options, hardware, self.world)
@@ -225,8 +226,8 @@ class Trainer:
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(
-            "step %d: mIoU %s  val loss %.4f%s",
-            step, _number(scalars["miou"]), scalars["loss"], "  (best so far)" if improved else "",
+            "step %d: %s  val loss %.4f%s",
+            step, evaluation.headline(parts.facts), scalars["loss"], "  (best so far)" if improved else "",
         )  # fmt: skip
         self._save(best=improved)
 
@@ -234,7 +235,7 @@ class Trainer:
         state = self.state
         state.evaluated_step = state.step
         state.stale_evaluations += 1
-        value, best = scalars[self.options.monitor], state.best_value
+        value, best = scalars[self.monitor], state.best_value
         if value is None or not math.isfinite(value):
             return False
         gain = math.inf if best is None else value - best if self.options.monitor_mode == "max" else best - value
@@ -297,7 +298,3 @@ class Trainer:
 
     def close(self) -> None:
         self.logger.close()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

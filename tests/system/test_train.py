@@ -60,7 +60,7 @@ def test_results_hold_the_keys_that_stay(finished_run: Path) -> None:
     results = json.loads((finished_run / "results.json").read_text())
     assert {"miou", "pixel_accuracy", "mean_class_accuracy", "mean_dice", "per_class", "confusion"} <= set(results)
     assert (results["step"], results["images"]) == (6, 5)
-    assert set(results["per_class"]["disc"]) == {"iou", "accuracy", "dice", "pixels"}
+    assert set(results["per_class"]["disc"]) == {"iou", "accuracy", "precision", "dice", "pixels"}
     assert np.array(results["confusion"]).shape == (7, 7)
 
 
