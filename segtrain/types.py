@@ -40,6 +40,25 @@ class Batch:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the data a process reads, where several train or evaluate together.
+
+    Attributes:
+        rank: of the process, in [0, size).
+        size: how many processes there are.
+    """
+
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.size
+
+
+WHOLE = Shard(rank=0, size=1)  # of a process that is alone
+
+
 class ModelOutput(NamedTuple):
     """What every segmentation model returns, in training and in evaluation.
 

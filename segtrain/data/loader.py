@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segtrain.data.sampler import TrainBatchSampler
 from segtrain.errors import ConfigError, DataError, SegtrainError
-from segtrain.types import Batch, Sample, SegmentationDataset
+from segtrain.types import WHOLE, Batch, Sample, SegmentationDataset, Shard
 
 # Plain values travel between processes, because torch can pin tuples but not a dataclass it does not know.
 Parts = tuple[Tensor, Tensor, list[str]]
@@ -26,7 +26,7 @@ class LoaderOptions:
     """How batches are made.
 
     Attributes:
-        batch_size: samples in a training batch.
+        batch_size: samples in a training batch, of each process where several train together.
         eval_batch_size: the most samples in an evaluation batch; only samples of equal size share one.
         workers: processes that read and augment; 0 reads in the training process.
         drop_last: leave out an epoch's last, short batch, instead of filling it from the next epoch.
@@ -77,7 +77,13 @@ class EvalLoader:
 
 
 def train_loader(
-    dataset: SegmentationDataset, options: LoaderOptions, seed: int, start_batch: int, pin_memory: bool
+    dataset: SegmentationDataset,
+    options: LoaderOptions,
+    seed: int,
+    start_batch: int,
+    pin_memory: bool,
+    shard: Shard = WHOLE,
+    overfit_batches: int | None = None,
 ) -> TrainLoader:
     """Training batches from number `start_batch` on; no global random state is read or advanced.
 
@@ -87,20 +93,31 @@ def train_loader(
         seed: of the items' order; their augmentation has the data set's own seed.
         start_batch: batches already trained on, 0 in a new run.
         pin_memory: into page-locked memory, for a CUDA device.
+        shard: the process among those that train together, see `TrainBatchSampler`.
+        overfit_batches: only ever the first so many batches, see `TrainBatchSampler`.
 
     Raises:
+        ConfigError: `overfit_batches` is larger than an epoch.
         DataError: here, if no batch can be made; while iterating, whatever reading the samples raises, from a worker
             with the same text, or samples of unequal size in one batch.
     """
-    sampler = TrainBatchSampler(len(dataset), options.batch_size, seed, options.drop_last, start_batch)
+    sampler = TrainBatchSampler(
+        len(dataset), options.batch_size, seed, options.drop_last, start_batch, shard, overfit_batches
+    )
     return TrainLoader(_loader(dataset, options, sampler, pin_memory), sampler)
 
 
-def eval_loader(dataset: SegmentationDataset, options: LoaderOptions, pin_memory: bool) -> EvalLoader:
-    """Evaluation batches in the order of the data set; see `train_loader` for the arguments and what is raised."""
+def eval_loader(
+    dataset: SegmentationDataset, options: LoaderOptions, pin_memory: bool, shard: Shard = WHOLE
+) -> EvalLoader:
+    """Evaluation batches in the order of the data set; see `train_loader` for the arguments and what is raised.
+
+    Of several processes each reads every `shard.size`-th item, from its rank on, so that every item is read exactly
+    once; a process beyond the number of items reads none.
+    """
     if len(dataset) == 0:
         raise DataError("the evaluation data set is empty; check data.root and data.val_split")
-    keys = [(0, index) for index in range(len(dataset))]
+    keys = [(0, index) for index in range(shard.rank, len(dataset), shard.size)]
     batches = [keys[i : i + options.eval_batch_size] for i in range(0, len(keys), options.eval_batch_size)]
     return EvalLoader(_loader(dataset, options, batches, pin_memory))
 

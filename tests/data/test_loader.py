@@ -9,7 +9,7 @@ import torch
 from segtrain.data.loader import LoaderOptions, eval_loader, train_loader
 from segtrain.errors import ConfigError, DataError
 from segtrain.transforms import build_transforms
-from segtrain.types import Sample
+from segtrain.types import Sample, Shard
 
 
 def options(**changes):
@@ -17,13 +17,16 @@ def options(**changes):
     return LoaderOptions(**(standard | changes))
 
 
-def train(dataset, count, start_batch=0, **changes):
-    loader = train_loader(dataset, options(**changes), seed=4, start_batch=start_batch, pin_memory=False)
+ALONE = Shard(rank=0, size=1)
+
+
+def train(dataset, count, start_batch=0, shard=ALONE, overfit_batches=None, **changes):
+    loader = train_loader(dataset, options(**changes), 4, start_batch, False, shard, overfit_batches)
     return list(islice(loader, count))
 
 
-def evaluate(dataset, **changes):
-    return list(eval_loader(dataset, options(**changes), pin_memory=False))
+def evaluate(dataset, shard=ALONE, **changes):
+    return list(eval_loader(dataset, options(**changes), pin_memory=False, shard=shard))
 
 
 @pytest.fixture
@@ -180,6 +183,38 @@ def test_evaluation_yields_every_item_exactly_once(workers, shapes):
 def test_evaluation_can_be_repeated(shapes):
     loader = eval_loader(shapes("val"), options(workers=1), pin_memory=False)
     assert_equal([batch for batches in loader for batch in batches], [batch for batches in loader for batch in batches])
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_evaluate_every_item_exactly_once_and_pad_nothing(num_items, size):
+    data = Sized(*[(2, 2)] * num_items)
+    names = [
+        [name for batches in evaluate(data, Shard(rank, size)) for batch in batches for name in batch.names]
+        for rank in range(size)
+    ]
+    assert names == [[str(index) for index in range(rank, num_items, size)] for rank in range(size)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_process_without_any_item_to_evaluate_evaluates_none(workers):
+    loader = eval_loader(Sized((2, 2)), options(workers=workers), pin_memory=False, shard=Shard(1, 2))
+    assert len(loader) == 0
+    assert list(loader) == []
+
+
+def test_processes_train_on_the_parts_of_the_batch_of_one(augmented):
+    whole = train(augmented, 3, batch_size=6)
+    parts = [train(augmented, 3, batch_size=3, shard=Shard(rank, 2)) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert batch.names == first.names + second.names
+        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+        assert torch.equal(batch.labels, torch.cat([first.labels, second.labels]))
+
+
+def test_overfitting_repeats_its_batches_with_the_same_augmentation(augmented):
+    batches = train(augmented, 5, overfit_batches=2)
+    assert_equal(batches[2:], batches[:3])
 
 
 def test_an_empty_evaluation_set_is_an_error():
