@@ -93,6 +93,8 @@ class SegmentationDataset(Protocol):
 
     def names(self) -> Sequence[str]: ...
 
+    def describe(self, index: int) -> str: ...
+
 
 @dataclass(frozen=True)
 class DataFacts:

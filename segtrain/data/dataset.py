@@ -69,6 +69,10 @@ class LabelledDataset(Dataset[Sample], ABC):
     def names(self) -> Sequence[str]:
         """One name an item, unique, in the order of the indices."""
 
+    def describe(self, index: int) -> str:
+        """What a message calls an item: its name, and the files that it is read from, where there are any."""
+        return self.names()[index]
+
     @abstractmethod
     def read(self, index: int) -> Sample:
         """The item before any transform. DataError where it is damaged or its labels are wrong."""
@@ -116,6 +120,9 @@ class ImageMaskDataset(LabelledDataset):
     def paths(self, index: int) -> tuple[Path, Path]:
         """The item's image file and mask file."""
         return self._paths[index]
+
+    def describe(self, index: int) -> str:
+        return f"{self._names[index]} ({', '.join(map(str, self._paths[index]))})"
 
     def read_labels(self, index: int) -> NDArray[np.integer]:
         mask = self._paths[index][1]

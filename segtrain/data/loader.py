@@ -1,24 +1,21 @@
 """Batches from a data set, read by worker processes, the same for any number of them."""
 
-import signal
-import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from segtrain.data.sampler import TrainBatchSampler
-from segtrain.errors import ConfigError, DataError, SegtrainError
-from segtrain.types import WHOLE, Batch, Sample, SegmentationDataset, Shard
-
-# Plain values travel between processes, because torch can pin tuples but not a dataclass it does not know.
-Parts = tuple[Tensor, Tensor, list[str]]
+from segtrain.data.board import Board
+from segtrain.data.fetching import Fetch, Substitutes
+from segtrain.data.sampler import TrainBatchSampler, substitutes
+from segtrain.data.skipping import SkippedItems
+from segtrain.data.workers import POLL, receive, start_worker
+from segtrain.errors import ConfigError, DataError
+from segtrain.types import WHOLE, Batch, SegmentationDataset, Shard
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,9 @@ class LoaderOptions:
         workers: processes that read and augment; 0 reads in the training process.
         drop_last: leave out an epoch's last, short batch, instead of filling it from the next epoch.
         timeout: seconds that a batch may take to arrive from the workers; 0 waits for ever.
+        on_error: what becomes of a sample that raises a `DataError`. raise: so does the loader. skip: in training
+            another one takes its place, see `substitutes`; in evaluation it is left out.
+        max_skipped: with skip, the most items that may be unreadable, counted for each loader.
     """
 
     batch_size: int
@@ -38,11 +38,58 @@ class LoaderOptions:
     workers: int
     drop_last: bool
     timeout: float
+    on_error: Literal["raise", "skip"]
+    max_skipped: int
 
     def __post_init__(self) -> None:
-        for name, smallest in {"batch_size": 1, "eval_batch_size": 1, "workers": 0, "timeout": 0}.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"data.{name}={getattr(self, name)}: give {smallest} or more")
+        smallest = {"batch_size": 1, "eval_batch_size": 1, "workers": 0, "timeout": 0, "max_skipped": 0}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"data.{name}={getattr(self, name)}: give {least} or more")
+
+    def skipped_items(self, dataset: SegmentationDataset) -> SkippedItems:
+        """To note what of `dataset` is skipped."""
+        return SkippedItems(self.max_skipped, lambda index: dataset.names()[index])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Batches of the items that `batches` names, as lists of stacks of equal size; every `iter` reads anew."""
+
+    dataset: SegmentationDataset
+    options: LoaderOptions
+    batches: Iterable[list[tuple[int, int]]]
+    substitutes: Substitutes
+    pin_memory: bool
+    skipped: SkippedItems
+
+    @property
+    def size(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Generator[list[Batch]]:
+        options = self.options
+        board = Board(options.workers)
+        fetch = Fetch(
+            self.dataset, board, self.substitutes if options.on_error == "skip" else None, options.max_skipped
+        )
+        loader = DataLoader(
+            fetch,
+            batch_sampler=self.batches,
+            num_workers=options.workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
+            timeout=min(options.timeout or POLL, POLL) if options.workers else 0,  # torch refuses one without workers
+            worker_init_fn=partial(start_worker, board),
+            generator=torch.Generator().manual_seed(0),  # else creating an iterator would advance the global one
+        )
+        with closing(receive(loader, board, self.dataset.describe, options.timeout)) as received:
+            for fetched in received:
+                for index, reason in fetched.skipped:
+                    self.skipped.add(index, reason)
+                if fetched.failure is not None:
+                    raise fetched.failure.exception()
+                yield [Batch(images, labels, tuple(names)) for images, labels, names in fetched.groups]
 
 
 class TrainLoader:
@@ -50,30 +97,52 @@ class TrainLoader:
 
     Attributes:
         batches_per_epoch: see `TrainBatchSampler`.
+        skipped: what could not be read so far.
     """
 
-    def __init__(self, loader: DataLoader, sampler: TrainBatchSampler) -> None:
-        self._loader = loader
-        self.batches_per_epoch = sampler.batches_per_epoch
+    def __init__(self, source: _Source, batches_per_epoch: int) -> None:
+        self._source = source
+        self.batches_per_epoch = batches_per_epoch
+        self.skipped = source.skipped
 
     def __iter__(self) -> Iterator[Batch]:
-        for groups in _receive(self._loader):
-            if len(groups) > 1:
-                raise DataError(_unequal(groups))
-            yield groups[0]
+        with closing(iter(self._source)) as received:
+            for groups in received:
+                if len(groups) > 1:
+                    raise DataError(_unequal(groups))
+                if not groups:
+                    raise DataError(
+                        f"none of the training data's {self._source.size} samples can be read; the log says why"
+                    )
+                yield groups[0]
 
 
 class EvalLoader:
-    """Every item once and in order, as lists of batches; an item of another size begins a new batch in the list."""
+    """Every item once and in order, as lists of batches; an item of another size begins a new batch in the list.
 
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
+    A list is empty where none of its items can be read and `data.on_error` is skip.
+
+    Attributes:
+        skipped: what could not be read so far.
+    """
+
+    def __init__(self, source: _Source, num_lists: int, shared: bool) -> None:
+        self._source = source
+        self._num_lists = num_lists
+        self._shared = shared  # with other processes, which may have found something to read
+        self.skipped = source.skipped
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._num_lists
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        return _receive(self._loader)
+        images = 0
+        with closing(iter(self._source)) as received:
+            for batches in received:
+                images += sum(len(batch.names) for batch in batches)
+                yield batches
+        if images == 0 and not self._shared:
+            raise DataError(f"none of the {self._source.size} evaluation samples can be read; the log says why")
 
 
 def train_loader(
@@ -98,13 +167,17 @@ def train_loader(
 
     Raises:
         ConfigError: `overfit_batches` is larger than an epoch.
-        DataError: here, if no batch can be made; while iterating, whatever reading the samples raises, from a worker
-            with the same text, or samples of unequal size in one batch.
+        DataError: here, if no batch can be made; while iterating, a sample that cannot be read, with the same text out
+            of a worker, or more of them than may be skipped, or samples of unequal size in one batch.
+        MachineError: while iterating: a worker died or hangs, or the machine lacks memory for them.
+        RuntimeError: while iterating, whatever else reading a sample raises, with the sample in its text.
     """
     sampler = TrainBatchSampler(
         len(dataset), options.batch_size, seed, options.drop_last, start_batch, shard, overfit_batches
     )
-    return TrainLoader(_loader(dataset, options, sampler, pin_memory), sampler)
+    others = partial(substitutes, len(dataset), seed)
+    source = _Source(dataset, options, sampler, others, pin_memory, options.skipped_items(dataset))
+    return TrainLoader(source, sampler.batches_per_epoch)
 
 
 def eval_loader(
@@ -119,80 +192,13 @@ def eval_loader(
         raise DataError("the evaluation data set is empty; check data.root and data.val_split")
     keys = [(0, index) for index in range(shard.rank, len(dataset), shard.size)]
     batches = [keys[i : i + options.eval_batch_size] for i in range(0, len(keys), options.eval_batch_size)]
-    return EvalLoader(_loader(dataset, options, batches, pin_memory))
+    source = _Source(dataset, options, batches, _none, pin_memory, options.skipped_items(dataset))
+    return EvalLoader(source, len(batches), shared=shard != WHOLE)
 
 
-class _Fetch(Dataset):
-    """A data set of whole batches: reads the samples of one, stacks them, and returns a failure instead of raising.
-
-    torch would raise a worker's exception anew as its traceback in one long text; some exceptions cannot even be
-    sent, and the run would hang. A `SegtrainError` returned as a value arrives as it is.
-    """
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Parts] | Exception:
-        try:
-            samples = [self.dataset[key] for key in keys]
-            return [_stack(list(group)) for _, group in groupby(samples, key=lambda sample: sample.image.shape)]
-        except SegtrainError as error:
-            return _with_note(error)
-        except Exception as error:
-            return _with_note(RuntimeError(f"{type(error).__name__}: {error}"))
-
-
-def _with_note(failure: Exception) -> Exception:
-    """`failure` with the traceback of the exception being handled as a note, which travels, unlike a traceback."""
-    failure.add_note(f"While a batch was read:\n{traceback.format_exc()}")
-    return failure.with_traceback(None)
-
-
-def _stack(samples: list[Sample]) -> Parts:
-    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    labels = torch.from_numpy(np.stack([sample.labels for sample in samples]))
-    return images.permute(0, 3, 1, 2).contiguous(), labels, [sample.name for sample in samples]
-
-
-def _loader(dataset: SegmentationDataset, options: LoaderOptions, batches: Any, pin_memory: bool) -> DataLoader:
-    return DataLoader(
-        _Fetch(dataset),
-        batch_sampler=batches,
-        num_workers=options.workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-        timeout=options.timeout if options.workers else 0,  # torch refuses one without workers
-        worker_init_fn=_start_worker,
-        generator=torch.Generator().manual_seed(0),  # else creating an iterator would advance the global one
-    )
-
-
-def _receive(loader: DataLoader) -> Iterator[list[Batch]]:
-    """What the workers sent, with their failures raised here."""
-    batches = iter(loader)
-    try:
-        while True:
-            try:
-                groups = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
-                    raise
-                raise DataError(_lost_worker(error, loader.timeout)) from error
-            if isinstance(groups, Exception):
-                raise groups
-            yield [Batch(images, labels, tuple(names)) for images, labels, names in groups]
-    finally:
-        # Ends the workers now. An exception's traceback would keep them until garbage collection, which first
-        # closes the queue that tells them to end, and then waits five seconds for each.
-        del batches
-
-
-def _lost_worker(error: RuntimeError, timeout: float) -> str:
-    if "timed out" in str(error):
-        return f"no batch arrived from the loader's workers in {timeout} s; raise data.timeout, or set data.workers=0"
-    return f"a loader worker ended ({str(error).splitlines()[0]}); out of memory? lower data.workers or set it to 0"
+def _none(epoch: int, index: int) -> tuple[()]:
+    """Of `Substitutes`: an item that cannot be read is left out."""
+    return ()
 
 
 def _unequal(groups: list[Batch]) -> str:
@@ -203,15 +209,5 @@ def _unequal(groups: list[Batch]) -> str:
     )
 
 
-def _as_it_is(groups: list[Parts] | Exception) -> list[Parts] | Exception:
-    return groups
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker, and no part in the training process's signals: it decides when the workers end."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+def _as_it_is(fetched: Any) -> Any:
+    return fetched

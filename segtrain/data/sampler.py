@@ -12,7 +12,19 @@ from segtrain.types import WHOLE, Shard
 
 def epoch_order(num_items: int, seed: int, epoch: int) -> list[int]:
     """The order of the items in an epoch: a permutation that (seed, epoch) alone decide."""
-    state = int.from_bytes(hashlib.blake2b(f"{seed}|{epoch}".encode(), digest_size=8).digest(), "little")
+    return _permutation(num_items, f"{seed}|{epoch}")
+
+
+def substitutes(num_items: int, seed: int, epoch: int, index: int) -> list[int]:
+    """What to train on where item `index` cannot be read: the other items, in the order in which to try them.
+
+    A permutation that (seed, epoch, index) alone decide, so that a repeated or resumed run trains on the same.
+    """
+    return [other for other in _permutation(num_items, f"{seed}|{epoch}|{index}") if other != index]
+
+
+def _permutation(num_items: int, key: str) -> list[int]:
+    state = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
     return np.random.default_rng(state).permutation(num_items).tolist()
 
 
