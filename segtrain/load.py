@@ -11,7 +11,7 @@ from segtrain.build import Builder, check_normalisation, facts_from, to_tuple
 from segtrain.compose import Job
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.labels import check_palette
-from segtrain.engine import checkpoint
+from segtrain.engine import stripped
 from segtrain.engine.precision import choose_hardware
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.inference import Predictor
@@ -45,8 +45,9 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
         ConfigError: the overrides are wrong, or the config names a class that is not trusted.
     """
     path = Path(job.config.checkpoint)
-    contents = checkpoint.load(path)
-    check_parts(contents, path, "config", "facts", "model", "criterion", "state")
+    contents = stripped.load(path)
+    check_parts(contents, path, *stripped.PARTS)
+    check_average(contents, path)
     try:
         facts = facts_from(contents["facts"])
     except TypeError as error:
@@ -63,7 +64,8 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     model = builder.model(facts, pretrained=False, auxiliary=False)
     own = model.state_dict()
     # Auxiliary heads served the training, and this model has none.
-    weights = {name: x for name, x in contents["model"].items() if name in own or not name.startswith("auxiliary.")}
+    saved_weights = stripped.inference_weights(contents)
+    weights = {name: x for name, x in saved_weights.items() if name in own or not name.startswith("auxiliary.")}
     check_weights(model, contents | {"model": weights}, path)
     model.load_state_dict(weights)
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
@@ -110,6 +112,13 @@ def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
             raise CheckpointError(f"{path}: {name} holds something else than tensors")
     if "state" in names and not isinstance(contents["state"].get("step"), int):
         raise CheckpointError(f"{path}: state holds no step")
+
+
+def check_average(contents: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError unless the moving average of the weights, where there is one, is a state dict."""
+    if contents.get("ema") is not None:
+        check_parts(contents, path, "ema")
+        check_parts(contents["ema"], path, "model")
 
 
 def build_criterion(

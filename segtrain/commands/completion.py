@@ -80,6 +80,11 @@ def candidates(line: str) -> list[str]:
         return _beginning_with(word, SCRIPTS) if not earlier else []
     if command not in COMMANDS:
         return []
+    if COMMANDS[command].words and not earlier:
+        return _beginning_with(word, COMMANDS[command].words)
+    if not COMMANDS[command].takes_groups:
+        own = primary_keys(COMMANDS[command].primary or command)
+        return _beginning_with(word, [f"{key.name}=" for key in own]) if word else []  # none: the shell offers files
     if word.startswith("-"):
         return _beginning_with(word, ("--multirun", "--config-dir", "--config-name", "--cfg", "--info", "--help"))
     return _overrides(COMMANDS[command].primary or "train", earlier, word)

@@ -47,16 +47,29 @@ def written_beside(contents: dict[str, Any], path: Path) -> Iterator[Path]:
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **contents}, buffer)
     body = buffer.getbuffer()
+    with _bytes_beside(path, body, footer(body)) as temporary:
+        yield temporary
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Writes `parts`, one after the other, as `save` writes contents."""
+    with _bytes_beside(path, *parts) as temporary:
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _bytes_beside(path: Path, *parts: bytes | memoryview) -> Iterator[Path]:
     temporary = hidden(path)
     try:
         with open(temporary, "wb") as file:
-            file.write(body)
-            file.write(footer(body))
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
     except OSError as error:
-        raise MachineError(_not_written(path, len(body), error)) from error
+        raise MachineError(_not_written(path, sum(map(len, parts)), error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -93,14 +106,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, is no segtrain checkpoint, is damaged, or was written by a newer segtrain.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name the file, such as {path / 'checkpoints' / 'best.pt'}")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_bytes(path)
     if not has_footer(data):
         raise CheckpointError(
             f"{path}: not a segtrain checkpoint, or cut off; expected a file written by segtrain train"
@@ -109,15 +115,27 @@ def load(path: Path) -> dict[str, Any]:
     contents = _unpickle(body, path)
     if not isinstance(contents, dict) or "schema" not in contents:
         raise CheckpointError(f"{path}: not a segtrain checkpoint: it has no schema")
+    return upgraded(contents, path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises CheckpointError where there is none, or it is a folder or cannot be read."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file, such as {path / 'checkpoints' / 'best.pt'}")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def upgraded(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What an older segtrain wrote, in the present schema. Raises CheckpointError for what a newer one wrote."""
     if contents["schema"] not in (1, SCHEMA):
         raise CheckpointError(
             f"{path}: has checkpoint schema {contents['schema']}, this segtrain reads up to {SCHEMA}; update segtrain"
         )
-    return _upgraded(contents)
-
-
-def _upgraded(contents: dict[str, Any]) -> dict[str, Any]:
-    """What an older segtrain wrote, in the present schema."""
     if contents["schema"] == 1:
         contents |= {"schema": SCHEMA, "ema": None, "window": None, "kept": []}
         if "random" in contents:
