@@ -37,7 +37,7 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     """Reads `checkpoint=` and builds what it describes.
 
     Args:
-        job: of a command with the keys `checkpoint` and `trust`.
+        job: of a command with the keys `checkpoint`, `weights` and `trust`.
         sections: of the config that will be needed besides the model.
 
     Raises:
@@ -64,7 +64,7 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     model = builder.model(facts, pretrained=False, auxiliary=False)
     own = model.state_dict()
     # Auxiliary heads served the training, and this model has none.
-    saved_weights = stripped.inference_weights(contents)
+    saved_weights = stripped.inference_weights(contents, raw=job.config.weights == "raw")
     weights = {name: x for name, x in saved_weights.items() if name in own or not name.startswith("auxiliary.")}
     check_weights(model, contents | {"model": weights}, path)
     model.load_state_dict(weights)

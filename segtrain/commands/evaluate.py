@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segtrain import compose
 from segtrain.compose import Job
@@ -20,7 +20,7 @@ from segtrain.report.pictures import save_picture
 
 log = logging.getLogger("segtrain")
 
-OWN_KEYS = ("checkpoint", "output", "trust", "debug")
+OWN_KEYS = ("checkpoint", "weights", "output", "trust", "debug")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class EvaluateOptions:
     """The command's own keys; `configs/evaluate.yaml` says what each does."""
 
     checkpoint: str
+    weights: Literal["average", "raw"]
     output: str | None
     trust: list[str]
     debug: bool

@@ -29,7 +29,7 @@ from segtrain.types import DataFacts, Sample
 
 log = logging.getLogger("segtrain")
 
-OWN_KEYS = ("checkpoint", "input", "output", "save", "alpha", "trust", "debug")
+OWN_KEYS = ("checkpoint", "weights", "input", "output", "save", "alpha", "trust", "debug")
 Product = Literal["index", "palette", "overlay", "probabilities", "confidence"]
 
 
@@ -38,6 +38,7 @@ class PredictOptions:
     """The command's own keys; `configs/predict.yaml` says what each does."""
 
     checkpoint: str
+    weights: Literal["average", "raw"]
     input: str
     output: str
     save: list[str]

@@ -25,6 +25,7 @@ from segtrain.engine.run_directory import (
     changed_environment,
     environment,
     read_json,
+    versions,
     write_json,
 )
 from segtrain.engine.trainer import Trainer
@@ -217,6 +218,7 @@ def _assemble(
             "config": OmegaConf.to_container(start.config, resolve=False),
             "choices": dict(start.choices),
             "facts": saved_facts(facts),
+            "versions": versions(),
         },
         draw=lambda examples: draw_examples(examples, facts),
     )

@@ -179,18 +179,20 @@ def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old is not None and old != new]
 
 
+def versions() -> dict[str, str]:
+    """Of what a run's numbers depend on."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
+    installed = {package: metadata.version(package) for package in packages}
+    return {"segtrain": __version__, "python": platform.python_version(), **installed}
+
+
 def environment(command: list[str]) -> dict[str, Any]:
     """What one would ask about the machine if a result could not be repeated."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
     return {
         "command": command,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": _git_commit(),
-        "versions": {
-            "segtrain": __version__,
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in packages},
-        },
+        "versions": versions(),
         "platform": platform.platform(),
         "cuda": {
             "available": torch.cuda.is_available(),

@@ -23,10 +23,13 @@ _PLAIN = ("config", "choices", "facts", "state")
 _METADATA = "segtrain.checkpoint"
 
 
-def inference_weights(contents: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights that a checkpoint's model is evaluated with: their moving average where the run kept one."""
+def inference_weights(contents: dict[str, Any], raw: bool = False) -> dict[str, Tensor]:
+    """The weights that a checkpoint's model is evaluated with: their moving average where the run kept one.
+
+    `raw`: the weights themselves even so.
+    """
     ema = contents.get("ema")
-    weights: dict[str, Tensor] = contents["model"] if ema is None else ema["model"]
+    weights: dict[str, Tensor] = contents["model"] if ema is None or raw else ema["model"]
     return weights
 
 

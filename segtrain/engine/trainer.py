@@ -1,5 +1,6 @@
 """The training loop: load, forward, backward, step, log, evaluate, save, as plain calls."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class Trainer:
         """Runs to the end, or to the step in which a signal came; `finished` says which.
 
         Raises:
-            DataError: a sample cannot be read; the steps done so far are saved first.
+            DataError: a sample cannot be read; the steps done so far are saved first, as they are for a lost worker.
             NonFiniteError: the loss or a gradient is no longer a number; batch and state are saved in `nonfinite/`.
             MachineError: out of memory, a full disk, a lost worker.
         """
@@ -98,14 +99,9 @@ class Trainer:
         with Interrupt() as interrupt, progress:
             try:
                 self._loop(batches, interrupt, progress)
-            except DataError:
-                if self.state.step > 0:
-                    self.save_last()
-                raise
+                self.save_last()
             finally:
                 self.checkpoints.finish()
-            self.save_last()
-            self.checkpoints.finish()
         self.stopped_by = interrupt.signal
         return self.state
 
@@ -137,7 +133,7 @@ class Trainer:
         if self.freezing.apply(self.state.step):
             log.info("step %d: %s", self.state.step, self.freezing.describe(self.state.step))
         # All of the step's batches are there before any is used: a bad sample leaves no half-done step behind.
-        with self.window.waiting_for_data():
+        with self._progress_kept(), self.window.waiting_for_data():
             step_batches = [next(batches) for _ in range(self.options.accumulate)]
         before = random_state()
         try:
@@ -154,6 +150,19 @@ class Trainer:
         self.window.add(result.loss, result.terms, result.gradient_norm, result.images)
         self.state.step += 1
         self._count_skipped(result)
+
+    @contextlib.contextmanager
+    def _progress_kept(self) -> Iterator[None]:
+        """Where data cannot be read or a worker is lost, between two steps, the run ends but loses none of them.
+
+        A rank alone cannot save: saving takes them all.
+        """
+        try:
+            yield
+        except (DataError, MachineError):
+            if self.state.step > 0 and self.world.size == 1:
+                self.save_last()
+            raise
 
     def _count_skipped(self, result: StepResult) -> None:
         state, most = self.state, self.options.max_skipped_steps
@@ -190,7 +199,7 @@ class Trainer:
 
         With averaged weights it is they that are evaluated, and the raw ones beside them if so told.
         """
-        with self.window.pause():
+        with self._progress_kept(), self.window.pause():
             if self.ema is None:
                 raw, newest = None, self._evaluated(interrupt)
             else:
