@@ -130,12 +130,13 @@ def test_a_binary_run_goes_on_where_it_stopped(train: Train, run_cli: RunCli) ->
 
 def test_auxiliary_heads_of_one_channel_train_with_any_loss(train: Train) -> None:
     run = train(
-        *(*BINARY, "model/aux=fcn", "loss=cross_entropy_dice"),
+        *(*BINARY, "model/aux=decoder", "~model.aux.decoder8", "loss=cross_entropy_dice"),
         *("trainer.max_steps=1", "trainer.evaluate_every=null"),
     )
     saved = checkpoint.load(run / "checkpoints" / "last.pt")["model"]
-    assert saved["auxiliary.stage4.classifier.weight"].shape[0] == 1
-    assert "loss/aux_stage4" in (run / "metrics.jsonl").read_text()
+    heads = {name: weight.shape[0] for name, weight in saved.items() if name.endswith("classifier.weight")}
+    assert heads == {"auxiliary.decoder2.classifier.weight": 1, "auxiliary.decoder4.classifier.weight": 1}
+    assert "loss/aux_decoder2" in (run / "metrics.jsonl").read_text()
 
 
 def test_a_model_of_the_users_own_needs_to_know_nothing_of_it(
