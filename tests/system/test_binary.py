@@ -130,12 +130,13 @@ def test_a_binary_run_goes_on_where_it_stopped(train: Train, run_cli: RunCli) ->
 
 def test_auxiliary_heads_of_one_channel_train_with_any_loss(train: Train) -> None:
     run = train(
-        *(*BINARY, "model/aux=fcn", "loss=cross_entropy_dice"),
+        *(*BINARY, "model/aux=decoder", "~model.aux.decoder8", "loss=cross_entropy_dice"),
         *("trainer.max_steps=1", "trainer.evaluate_every=null"),
     )
     saved = checkpoint.load(run / "checkpoints" / "last.pt")["model"]
-    assert saved["auxiliary.stage4.classifier.weight"].shape[0] == 1
-    assert "loss/aux_stage4" in (run / "metrics.jsonl").read_text()
+    heads = {name: weight.shape[0] for name, weight in saved.items() if name.endswith("classifier.weight")}
+    assert heads == {"auxiliary.decoder2.classifier.weight": 1, "auxiliary.decoder4.classifier.weight": 1}
+    assert "loss/aux_decoder2" in (run / "metrics.jsonl").read_text()
 
 
 def test_a_model_of_the_users_own_needs_to_know_nothing_of_it(
@@ -162,6 +163,38 @@ def test_a_model_of_the_users_own_needs_to_know_nothing_of_it(
     code, _, err = run_cli("evaluate", f"checkpoint={run}/checkpoints/last.pt", "trust=[own_binary_model]")
     assert code == 0, err
     assert results(run)["confusion"] == during["confusion"]
+
+
+def test_membranes_of_isbi_2012_are_a_binary_task_of_one_channel(
+    shared_data: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    root, run = shared_data / "isbi2012", tmp_path / "run"
+    code, _, err = run_cli(
+        *("train", *(word for word in TINY if not word.startswith("data")), "data=folder", f"data.root={root}"),
+        *("data.masks=labels", "data.in_channels=1", "data.mean=[0.5]", "data.std=[0.17]", "augment=light"),
+        *("data.task=binary", "data.classes=[cell,membrane]", "data.mask_format=binary"),
+        *("data.labels={cell: [1], membrane: [0]}", "data.workers=0", "augment.crop_size=[64,64]"),
+        *(
+            "data.batch_size=4",
+            "data.splits={train: 0.8, val: 0.1}",
+            "trainer.pictures=0",
+            "trainer.evaluate_every=null",
+        ),
+        *("data.eval_batch_size=1", "optimizer.lr=0.01", "trainer.max_steps=12", f"run_dir={run}"),
+    )
+    assert code == 0, err
+    saved = checkpoint.load(run / "checkpoints" / "best.pt")
+    assert saved["facts"]["class_names"] == ("cell", "membrane")
+    assert (saved["model"]["head.weight"].shape[0], saved["facts"]["in_channels"]) == (1, 1)
+    found = results(run)
+    assert found["foreground"]["name"] == "membrane"
+    assert found["images"] == 3
+    total = sum(map(sum, found["confusion"]))
+    assert total == 3 * 512 * 512  # nothing is ignored
+    assert 0.15 < found["per_class"]["membrane"]["pixels"] / total < 0.30  # black is the minority
+    everything = found["per_class"]["membrane"]["pixels"] / total  # the IoU of calling every pixel membrane
+    assert found["foreground"]["iou"] > everything + 0.02
+    assert "foreground membrane at threshold 0.5" in err
 
 
 # What was written before there were binary tasks.
