@@ -18,6 +18,7 @@ from segtrain.data.augment import Augmentation
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import LoaderOptions
 from segtrain.data.statistics import pixel_counts
+from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.options import TrainerOptions
 from segtrain.errors import ConfigError, DataError
 from segtrain.inference.strategy import Strategy
@@ -25,9 +26,18 @@ from segtrain.losses import Criterion
 from segtrain.losses.class_weights import Rule, class_weights
 from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
+from segtrain.models.binary import give_two_logits
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
-from segtrain.options import DataOptions, GroupOptions, RateOptions, RunOptions, check_options, read_options
+from segtrain.options import (
+    DataOptions,
+    GroupOptions,
+    RateOptions,
+    RunOptions,
+    as_fields,
+    check_options,
+    read_options,
+)
 from segtrain.transforms import build_transforms
 from segtrain.types import DataFacts
 
@@ -43,6 +53,8 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "inference": (Strategy, ()),
 }
 
+# Sections that describe no object.
+PLAIN: dict[str, type] = {"trainer": TrainerOptions, "checkpoint": CheckpointOptions}
 
 # Keys that stand in a section for something else than its `_target_`.
 GUESTS: dict[str, tuple[type, ...]] = {
@@ -69,7 +81,7 @@ class Builder:
         """Looks at the named sections before anything is read or built.
 
         Args:
-            sections: those of `SECTIONS`, `trainer`, `augment.train`, `augment.evaluate`, and `run` for the keys
+            sections: those of `SECTIONS` and `PLAIN`, `augment.train`, `augment.evaluate`, and `run` for the keys
                 outside of all sections.
 
         Raises:
@@ -88,8 +100,8 @@ class Builder:
         if name == "run":
             read_options(self.config, RunOptions)
             return []
-        if name == "trainer":
-            return check_options(name, self.section(name), TrainerOptions)
+        if name in PLAIN:
+            return check_options(name, self.section(name), PLAIN[name])
         if name.startswith("augment."):
             self.augmentation(name.removeprefix("augment."), ignore_index=255)
             return []
@@ -123,6 +135,9 @@ class Builder:
     def trainer_options(self) -> TrainerOptions:
         return TrainerOptions(**self.section("trainer"))
 
+    def checkpoint_options(self) -> CheckpointOptions:
+        return CheckpointOptions(**as_fields(self.section("checkpoint")))
+
     def dataset(self, split: str) -> LabelledDataset:
         """The data set as read, without augmentation.
 
@@ -141,7 +156,11 @@ class Builder:
         return DataOptions(**self._split("data")[2])
 
     def facts(self, dataset: LabelledDataset) -> DataFacts:
-        """What the model must know of the data, and the checkpoint carries."""
+        """What the model must know of the data, and the checkpoint carries.
+
+        Raises:
+            ConfigError: the normalisation is not of the images' channels, or a binary task's classes are not two.
+        """
         options = self.data_options()
         check_normalisation(options.mean, options.std, dataset.in_channels)
         return DataFacts(
@@ -151,6 +170,7 @@ class Builder:
             dataset.in_channels,
             tuple(options.mean),
             tuple(options.std),
+            options.threshold_for(dataset.class_names),
         )
 
     def augmentation(self, when: str, ignore_index: int) -> Augmentation:
@@ -174,7 +194,7 @@ class Builder:
         return f"{line} ({', '.join(references)})" if references else line
 
     def model(self, facts: DataFacts, pretrained: bool, auxiliary: bool = True) -> nn.Module:
-        """The model, with the weights the config names.
+        """The model, with the weights the config names. Of a binary task it has one channel and shows two, [0, z].
 
         Args:
             facts: of the data.
@@ -185,11 +205,13 @@ class Builder:
         if not pretrained:
             host, guest = _without_weights(host), _without_weights(guest)
         model: nn.Module = self._slot(
-            "model", host, num_classes=facts.num_classes, in_channels=facts.in_channels
+            "model", host, num_classes=facts.num_outputs, in_channels=facts.in_channels
         ).build()
         options = ModelOptions(**guest)
         heads = {name: AuxiliaryOptions(**head) for name, head in options.aux.items()} if auxiliary else {}
         adapt(model, options, heads)
+        if facts.foreground is not None:
+            give_two_logits(model)
         return model
 
     def model_options(self) -> ModelOptions:

@@ -75,7 +75,9 @@ def command_help(name: str, command: Command, argv: Sequence[str]) -> str:
     """What `segtrain NAME --help` prints; `--config-dir` among `argv` adds the user's own options."""
     parts = [f"segtrain {name}: {command.summary}", f"usage: segtrain {name} {command.usage}"]
     parts.append("examples:\n" + "\n".join(f"  {example}" for example in command.examples))
-    if command.primary is not None:
+    if command.primary is not None and not command.takes_groups:
+        parts += _keys_help(command.primary)
+    elif command.primary is not None:
         parts += [f"options:\n{FLAGS}", *_keys_help(command.primary), _groups_help([*argv])]
     return "\n\n".join(parts)
 

@@ -11,11 +11,12 @@ from segtrain.build import Builder, check_normalisation, facts_from, to_tuple
 from segtrain.compose import Job
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.labels import check_palette
-from segtrain.engine import checkpoint
+from segtrain.engine import stripped
 from segtrain.engine.precision import choose_hardware
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.inference import Predictor
 from segtrain.losses import Criterion
+from segtrain.options import check_threshold
 from segtrain.saved_config import apply_overrides, check_plain
 from segtrain.types import DataFacts, Hardware
 
@@ -36,7 +37,7 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     """Reads `checkpoint=` and builds what it describes.
 
     Args:
-        job: of a command with the keys `checkpoint` and `trust`.
+        job: of a command with the keys `checkpoint`, `weights` and `trust`.
         sections: of the config that will be needed besides the model.
 
     Raises:
@@ -44,8 +45,9 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
         ConfigError: the overrides are wrong, or the config names a class that is not trusted.
     """
     path = Path(job.config.checkpoint)
-    contents = checkpoint.load(path)
-    check_parts(contents, path, "config", "facts", "model", "criterion", "state")
+    contents = stripped.load(path)
+    check_parts(contents, path, *stripped.PARTS)
+    check_average(contents, path)
     try:
         facts = facts_from(contents["facts"])
     except TypeError as error:
@@ -62,7 +64,8 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     model = builder.model(facts, pretrained=False, auxiliary=False)
     own = model.state_dict()
     # Auxiliary heads served the training, and this model has none.
-    weights = {name: x for name, x in contents["model"].items() if name in own or not name.startswith("auxiliary.")}
+    saved_weights = stripped.inference_weights(contents, raw=job.config.weights == "raw")
+    weights = {name: x for name, x in saved_weights.items() if name in own or not name.startswith("auxiliary.")}
     check_weights(model, contents | {"model": weights}, path)
     model.load_state_dict(weights)
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
@@ -76,11 +79,19 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
     stated = {
         key.lstrip("+").removeprefix("data.") for key, _ in job.saved_overrides if key.lstrip("+").startswith("data.")
     }
-    changed = {name: to_tuple(config.data[name]) for name in ("mean", "std", "palette") if name in stated}
+    known = ("mean", "std", "palette", "threshold")
+    changed = {name: to_tuple(config.data[name]) for name in known if name in stated}
     if "palette" in changed:
         changed["palette"] = check_palette(changed["palette"], facts.num_classes)
+    task = "multiclass" if facts.threshold is None else "binary"
+    if "task" in stated and config.data.task != task:
+        raise ConfigError(f"data.task={config.data.task}: the checkpoint's model was trained for {task}; leave it out")
+    if "threshold" in stated and facts.threshold is None:
+        raise ConfigError(f"data.threshold={config.data.threshold}: only data.task=binary has one; leave it out")
     facts = replace(facts, **changed)
     check_normalisation(facts.mean, facts.std, facts.in_channels)
+    if "threshold" in stated or facts.threshold is not None:
+        check_threshold(facts.threshold)
     return facts
 
 
@@ -101,6 +112,13 @@ def check_parts(contents: dict[str, Any], path: Path, *names: str) -> None:
             raise CheckpointError(f"{path}: {name} holds something else than tensors")
     if "state" in names and not isinstance(contents["state"].get("step"), int):
         raise CheckpointError(f"{path}: state holds no step")
+
+
+def check_average(contents: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError unless the moving average of the weights, where there is one, is a state dict."""
+    if contents.get("ema") is not None:
+        check_parts(contents, path, "ema")
+        check_parts(contents["ema"], path, "model")
 
 
 def build_criterion(

@@ -1,11 +1,13 @@
 """Config keys that describe no object: each section's as a dataclass, whose fields are the schema."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from keyword import iskeyword
+from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from segtrain.construct import check_arguments, signature
+from segtrain.construct import check_arguments, fits, signature
 from segtrain.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -13,12 +15,39 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The keys of `data` that are neither the data set's nor the loader's."""
+    """The keys of `data` that are neither the data set's nor the loader's.
+
+    The values here are what configs meant that were stored before there were these keys.
+
+    Raises:
+        ConfigError: `threshold` is outside (0, 1).
+    """
 
     train_split: str
     val_split: str
     mean: list[float]
     std: list[float]
+    task: Literal["multiclass", "binary"] = "multiclass"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    def threshold_for(self, classes: Sequence[str]) -> float | None:
+        """The threshold of a binary task; None of another.
+
+        Raises:
+            ConfigError: the task is binary, and the data's classes are not two.
+        """
+        if self.task != "binary":
+            return None
+        if len(classes) != 2:
+            raise ConfigError(
+                f"data.task=binary has two classes, background and foreground, but the data has {len(classes)} "
+                f"({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}); name two in data.classes, the "
+                "foreground last, or set data.task=multiclass"
+            )
+        return self.threshold
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,14 @@ class RunOptions:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^63)")
 
 
+def check_threshold(threshold: Any) -> None:
+    """Raises ConfigError unless `data.threshold` is a probability that some pixels reach and others do not."""
+    if not fits(threshold, float) or not 0 < threshold < 1:
+        raise ConfigError(
+            f"data.threshold={threshold} is no probability in (0, 1); 0.5 is customary, lower finds more foreground"
+        )
+
+
 def read_options(config: DictConfig, options: type[Options]) -> Options:
     """The top-level keys that the dataclass `options` names, as one of its instances.
 
@@ -75,11 +112,21 @@ def check_options(key: str, node: dict[str, Any], options: type) -> list[str]:
         node: plain values by name.
         options: a dataclass.
     """
-    parameters, hints = signature(options)
+    parameters, hints = ({as_key(name): value for name, value in part.items()} for part in signature(options))
     if problems := check_arguments(key, node, parameters, hints, {}, key or "the command"):
         return problems
     try:
-        options(**node)
+        options(**as_fields(node))
     except ConfigError as error:
         return str(error).splitlines()
     return []
+
+
+def as_fields(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Config values by the names of a dataclass's fields, where a word of Python's own has an underscore: `async_`."""
+    return {f"{key}_" if iskeyword(key) else key: value for key, value in node.items()}
+
+
+def as_key(field: str) -> str:
+    """The config key of a dataclass's field."""
+    return field.removesuffix("_") if iskeyword(field.removesuffix("_")) else field

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from segtrain.compose import Job, chosen_options, config_loader
-from segtrain.config_tree import find_groups
+from segtrain.config_tree import find_groups, shipped_configs
 from segtrain.errors import CheckpointError, ConfigError, nearest
 from segtrain.explain import CONFIG_ERRORS, Surroundings, explain
 
@@ -84,6 +84,7 @@ def apply_overrides(saved: Mapping[str, Any] | DictConfig, job: Job) -> tuple[Di
         ConfigError: an unknown key, group or option, or a value that does not fit.
     """
     config = saved.copy() if isinstance(saved, DictConfig) else OmegaConf.create(dict(saved))
+    _complete(config)
     OmegaConf.set_struct(config, True)
     groups = find_groups(job.config_dir)
     around = Surroundings(lambda: config, groups, job.overrides, job.own_keys)
@@ -104,6 +105,29 @@ def apply_overrides(saved: Mapping[str, Any] | DictConfig, job: Job) -> tuple[Di
     except (*CONFIG_ERRORS, ValueError) as error:
         raise explain(error, around) from error
     return config, choices
+
+
+# Sections whose keys an older segtrain did not all know: where their defaults stand.
+_GROWN = {"trainer": "trainer/default.yaml", "data": "data/_defaults.yaml", "checkpoint": "train.yaml"}
+_OF_THE_DATA_SET = ("in_channels",)  # in data/_defaults.yaml too, but an argument that not every data set takes
+
+
+def _complete(config: DictConfig) -> None:
+    """Gives `config` the keys it lacks because an older segtrain wrote it, with the defaults of today.
+
+    A new key's default changes nothing.
+    """
+    for section, file in _GROWN.items():
+        defaults = OmegaConf.load(shipped_configs() / file)
+        assert isinstance(defaults, DictConfig)
+        values = defaults.get(section) if section in defaults else defaults
+        if section == "data" and section not in config:
+            continue
+        if section not in config:
+            config[section] = {}
+        for key, value in values.items_ex(resolve=False):
+            if key not in config[section] and key not in _OF_THE_DATA_SET:
+                config[section][key] = value
 
 
 def _override(key: str, value: Any) -> Override:

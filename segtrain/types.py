@@ -107,6 +107,8 @@ class DataFacts:
         in_channels: of the images.
         mean: per channel, of pixel values scaled to 0..1.
         std: likewise.
+        threshold: of a binary task (`data.task=binary`): a pixel is of class 1, the foreground, where its probability
+            is at least this, in (0, 1). None: a pixel is of the class with the highest logit.
     """
 
     class_names: tuple[str, ...]
@@ -115,6 +117,7 @@ class DataFacts:
     in_channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    threshold: float | None = None  # files older than binary tasks do not say
 
     @classmethod
     def of(cls, num_classes: int, in_channels: int) -> Self:
@@ -125,6 +128,16 @@ class DataFacts:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def foreground(self) -> str | None:
+        """The class that a binary task looks for; None of any other task."""
+        return None if self.threshold is None else self.class_names[1]
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the model's own logits: one where the other class is what is left."""
+        return self.num_classes if self.threshold is None else 1
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,13 @@ def test_a_commands_help_lists_its_keys_and_every_group_with_its_options(run_cli
         assert all(f"\n    {option}" in out for option in options)
 
 
+def test_the_help_of_a_command_that_takes_no_groups_lists_its_own_keys_alone(run_cli: RunCli):
+    out = run_cli("checkpoint", "--help")[1]
+    assert re.search(r"^  output=null +strip: file to write", out, re.MULTILINE)
+    assert "GROUP=OPTION" not in out
+    assert "--multirun" not in out
+
+
 def test_help_shows_the_users_own_options(run_cli: RunCli, paint_shop: Path):
     assert "\n    blue                 Blue paint\n" in run_cli("train", "--help", "--config-dir", paint_shop)[1]
 
@@ -287,11 +294,14 @@ def test_every_key_of_a_primary_config_is_explained():
         ("segtrain train mod", ["model.", "model/", "model="]),
         ("segtrain train model=un", [f"model={name}" for name in find_groups()["model"] if name.startswith("un")]),
         ("segtrain train model/backbone=resnet3", ["model/backbone=resnet34"]),
-        ("segtrain train trainer.max_s", ["trainer.max_steps="]),
+        ("segtrain train trainer.max_st", ["trainer.max_steps="]),
         ("segtrain train -m model=unet trainer.max_e", ["trainer.max_epochs="]),
         ("segtrain config see", ["seed="]),
         ("segtrain evaluate checkp", ["checkpoint="]),
-        ("segtrain evaluate checkpoint=best.pt trainer.max_s", ["trainer.max_steps="]),
+        ("segtrain evaluate checkpoint=best.pt trainer.max_st", ["trainer.max_steps="]),
+        ("segtrain checkpoint ver", ["verify"]),
+        ("segtrain checkpoint inspect best.pt form", ["format="]),
+        ("segtrain checkpoint inspect ", []),
         ("segtrain nonsense x", []),
         ("segtrain train --config-dir nowhere mod", []),
     ],

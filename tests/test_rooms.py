@@ -33,7 +33,7 @@ ALLOWED = {
     "options": {"construct"},
     "transforms": {"construct", "data"},
     "build": {"construct", "options", "transforms", "data", "engine", "inference", "losses", "models", "nn", "optim"},
-    "load": {"build", "compose", "saved_config", "data", "engine", "inference", "losses"},
+    "load": {"build", "compose", "options", "saved_config", "data", "engine", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
         *("analysis", "data", "engine", "inference", "models", "report"),

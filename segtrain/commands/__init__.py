@@ -14,12 +14,16 @@ class Command(NamedTuple):
         usage: what follows the command's name.
         examples: whole command lines.
         primary: the config in configs/ whose keys the command takes, or None if it takes no overrides.
+        words: what the first argument may be, for completion; the other arguments may then be files.
+        takes_groups: whether groups and keys of the train config are among the overrides it takes.
     """
 
     summary: str
     usage: str
     examples: tuple[str, ...]
     primary: str | None = None
+    words: tuple[str, ...] = ()
+    takes_groups: bool = True
 
 
 COMMANDS = {
@@ -49,6 +53,18 @@ COMMANDS = {
         "checkpoint=FILE input=FILE|FOLDER|GLOB output=FOLDER [KEY=VALUE ...]",
         ("segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",),
         "predict",
+    ),
+    "checkpoint": Command(
+        "show what is in checkpoint files, strip them for inference, verify them",
+        "inspect|strip|verify FILE|RUN_DIR ... [KEY=VALUE ...]",
+        (
+            "segtrain checkpoint inspect RUN/checkpoints/best.pt",
+            "segtrain checkpoint strip RUN/checkpoints/best.pt output=model.safetensors",
+            "segtrain checkpoint verify RUN",
+        ),
+        "checkpoint",
+        words=("inspect", "strip", "verify"),
+        takes_groups=False,
     ),
     "convert": Command(
         "rewrite the weights of a whole model that another framework saved",

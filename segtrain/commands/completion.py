@@ -5,6 +5,7 @@ and get one candidate per line. Inside a command's overrides Hydra's own complet
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def candidates(line: str) -> list[str]:
         return _beginning_with(word, SCRIPTS) if not earlier else []
     if command not in COMMANDS:
         return []
+    if COMMANDS[command].words and not earlier:
+        return _beginning_with(word, COMMANDS[command].words)
+    if not COMMANDS[command].takes_groups:
+        own = primary_keys(COMMANDS[command].primary or command)
+        return _beginning_with(word, [f"{key.name}=" for key in own]) if word else []  # none: the shell offers files
     if word.startswith("-"):
         return _beginning_with(word, ("--multirun", "--config-dir", "--config-name", "--cfg", "--info", "--help"))
     return _overrides(COMMANDS[command].primary or "train", earlier, word)
@@ -103,6 +109,7 @@ def _overrides(primary: str, earlier: list[str], word: str) -> list[str]:
     choices = [text for text in rest if "=" in text and (primary == "train" or text.partition("=")[0] not in own)]
     found = complete_override("train", choices, word, config_dir)
     if primary != "train":
+        found = [text for text in found if re.split(r"[.=/]", text)[0] not in own]
         found += _beginning_with(word, [f"{key}=" for key in sorted(own)])
     # Hydra offers a group with groups inside it as the bare name: model=... and model/backbone=... both go on from it.
     groups = [text for text in found if text in find_groups(config_dir)]

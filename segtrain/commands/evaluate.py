@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segtrain import compose
 from segtrain.compose import Job
@@ -20,7 +20,7 @@ from segtrain.report.pictures import save_picture
 
 log = logging.getLogger("segtrain")
 
-OWN_KEYS = ("checkpoint", "output", "trust", "debug")
+OWN_KEYS = ("checkpoint", "weights", "output", "trust", "debug")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class EvaluateOptions:
     """The command's own keys; `configs/evaluate.yaml` says what each does."""
 
     checkpoint: str
+    weights: Literal["average", "raw"]
     output: str | None
     trust: list[str]
     debug: bool
@@ -85,7 +86,7 @@ def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str)
     folder.path.mkdir(parents=True, exist_ok=True)
     where: dict[str, Any] = {"step": step, "checkpoint": str(loaded.path), "split": split}
     write_json(folder.results, where | evaluation.results(facts))
-    print(evaluation.matrix.table(facts.class_names))
+    print(evaluation.table(facts))
     log.info(
         "%d images of split %s, checkpoint of step %d, loss %.4f",
         evaluation.images,

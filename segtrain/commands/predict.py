@@ -21,6 +21,7 @@ from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import check_output
 from segtrain.errors import ConfigError, DataError, nearest
+from segtrain.inference import label_map
 from segtrain.load import load_model
 from segtrain.options import read_options
 from segtrain.report.pictures import overlay, save_index_png, save_palette_png, save_picture
@@ -28,7 +29,7 @@ from segtrain.types import DataFacts, Sample
 
 log = logging.getLogger("segtrain")
 
-OWN_KEYS = ("checkpoint", "input", "output", "save", "alpha", "trust", "debug")
+OWN_KEYS = ("checkpoint", "weights", "input", "output", "save", "alpha", "trust", "debug")
 Product = Literal["index", "palette", "overlay", "probabilities", "confidence"]
 
 
@@ -37,6 +38,7 @@ class PredictOptions:
     """The command's own keys; `configs/predict.yaml` says what each does."""
 
     checkpoint: str
+    weights: Literal["average", "raw"]
     input: str
     output: str
     save: list[str]
@@ -94,9 +96,9 @@ def _predict(job: Job) -> None:
                 continue
             finally:
                 progress.advance()
-            logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))[0]
-            probabilities = logits.softmax(dim=0).cpu().numpy()
-            prediction = Prediction(image, logits.argmax(dim=0).cpu().numpy(), probabilities)
+            logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))
+            labels = label_map(logits, loaded.facts.threshold)[0].cpu().numpy()
+            prediction = Prediction(image, labels, logits[0].softmax(dim=0).cpu().numpy())
             for product in products:
                 target = output / product / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,8 +179,8 @@ def _writers(facts: DataFacts, alpha: float) -> dict[Product, Callable[[Path, Pr
     palette, ignore = facts.palette, facts.ignore_index
 
     def confidence(path: Path, prediction: Prediction) -> None:
-        largest = prediction.probabilities.max(axis=0)
-        save_index_png(_suffixed(path, ".png"), np.rint(255 * largest).astype(np.uint8))
+        chosen = np.take_along_axis(prediction.probabilities, prediction.labels[None], axis=0)[0]
+        save_index_png(_suffixed(path, ".png"), np.rint(255 * chosen).astype(np.uint8))
 
     def probabilities(path: Path, prediction: Prediction) -> None:
         np.savez_compressed(

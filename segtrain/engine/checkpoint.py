@@ -3,11 +3,13 @@
 A file is what `torch.save` writes, followed by a footer (`segtrain.weights.footer`) whose digest `load` verifies first.
 """
 
+import contextlib
 import errno
 import io
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch
 from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, has_footer, verified
 
-SCHEMA = 1
+# 2: averaged weights, the log's unfinished line, the generators of every rank, the steps of the files kept beside it.
+SCHEMA = 2
 
 
 def save(contents: dict[str, Any], path: Path) -> None:
@@ -29,22 +32,57 @@ def save(contents: dict[str, Any], path: Path) -> None:
     Raises:
         MachineError: the disk is full or the folder not writable; the old file is intact.
     """
+    with written_beside(contents, path) as temporary:
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_beside(contents: dict[str, Any], path: Path) -> Iterator[Path]:
+    """A whole file of `contents` beside `path`, on the disk, for the caller to rename; what is left is removed.
+
+    Raises:
+        MachineError: the disk is full or the folder not writable, here or in the caller's block.
+    """
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **contents}, buffer)
-    body = buffer.getvalue()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    body = buffer.getbuffer()
+    with _bytes_beside(path, body, footer(body)) as temporary:
+        yield temporary
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Writes `parts`, one after the other, as `save` writes contents."""
+    with _bytes_beside(path, *parts) as temporary:
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _bytes_beside(path: Path, *parts: bytes | memoryview) -> Iterator[Path]:
+    temporary = hidden(path)
     try:
         with open(temporary, "wb") as file:
-            file.write(body)
-            file.write(footer(body))
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporary
     except OSError as error:
-        raise MachineError(_not_written(path, len(body), error)) from error
+        raise MachineError(_not_written(path, sum(map(len, parts)), error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def hidden(path: Path) -> Path:
+    """The temporary name of a file that will be called `path`: one only, so that a crash leaves no more than one."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder outlast a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -57,8 +95,8 @@ def _not_written(path: Path, size: int, error: OSError) -> str:
         return f"{path}: cannot be written: {error.strerror}; {kept}; make the folder writable and go on with resume="
     free = shutil.disk_usage(path.parent).free
     return (
-        f"{path}: cannot be written: {error.strerror}: {size / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are "
-        f"free; {kept}; free some space and go on with resume="
+        f"{path}: cannot be written: {error.strerror}: {size:,} bytes ({size / 2**20:.1f} MiB) are needed, "
+        f"{free:,} are free; {kept}; free some space and go on with resume="
     )
 
 
@@ -68,14 +106,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, is no segtrain checkpoint, is damaged, or was written by a newer segtrain.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name the file, such as {path / 'checkpoints' / 'best.pt'}")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_bytes(path)
     if not has_footer(data):
         raise CheckpointError(
             f"{path}: not a segtrain checkpoint, or cut off; expected a file written by segtrain train"
@@ -84,10 +115,31 @@ def load(path: Path) -> dict[str, Any]:
     contents = _unpickle(body, path)
     if not isinstance(contents, dict) or "schema" not in contents:
         raise CheckpointError(f"{path}: not a segtrain checkpoint: it has no schema")
-    if contents["schema"] != SCHEMA:
+    return upgraded(contents, path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises CheckpointError where there is none, or it is a folder or cannot be read."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file, such as {path / 'checkpoints' / 'best.pt'}")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def upgraded(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What an older segtrain wrote, in the present schema. Raises CheckpointError for what a newer one wrote."""
+    if contents["schema"] not in (1, SCHEMA):
         raise CheckpointError(
-            f"{path}: has checkpoint schema {contents['schema']}, this segtrain reads {SCHEMA}; update segtrain"
+            f"{path}: has checkpoint schema {contents['schema']}, this segtrain reads up to {SCHEMA}; update segtrain"
         )
+    if contents["schema"] == 1:
+        contents |= {"schema": SCHEMA, "ema": None, "window": None, "kept": []}
+        if "random" in contents:
+            contents["random"] = [contents["random"]]
     return contents
 
 

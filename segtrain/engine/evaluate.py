@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.engine.progress import Progress
 from segtrain.errors import ConfigError, nearest, one_line
-from segtrain.inference import Predictor
+from segtrain.inference import Predictor, label_map
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts, Example, ModelOutput, Sample
 
@@ -35,18 +35,56 @@ class Evaluation:
     examples: list[Example]
 
     def results(self, facts: DataFacts) -> dict[str, Any]:
-        """The contents of `results.json`: the metrics (see `ConfusionMatrix.summary`), losses, number of images."""
+        """The contents of `results.json`: the metrics (see `ConfusionMatrix.summary`), losses, number of images.
+
+        Of a binary task also `foreground`: its name, the threshold, IoU, Dice, precision and recall.
+        """
         loss = {name: value if math.isfinite(value) else None for name, value in self.loss.items()}
-        return {"images": self.images, "loss": loss, **self.matrix.summary(facts.class_names)}
+        results = {"images": self.images, "loss": loss, **self.matrix.summary(facts.class_names)}
+        if facts.foreground is not None:
+            results["foreground"] = {"name": facts.foreground, "threshold": facts.threshold, **self._foreground(facts)}
+        return results
 
     def scalars(self, facts: DataFacts) -> dict[str, float | None]:
-        """The same numbers, flat: what is logged, and what a monitor can name. Per class as `iou/<class>`."""
+        """The same numbers, flat: what is logged, and what a monitor can name. Per class as `iou/<class>`.
+
+        Of a binary task's foreground also `dice/<class>`, `precision/<class>` and `recall/<class>`.
+        """
         summary = self.matrix.summary(facts.class_names)
         flat: dict[str, float | None] = {
             name: value for name, value in summary.items() if isinstance(value, float) or value is None
         }
         flat |= {f"iou/{name}": entry["iou"] for name, entry in summary["per_class"].items()}
+        flat |= {f"{score}/{facts.foreground}": value for score, value in self._foreground(facts).items()}
         return self.loss | flat
+
+    def table(self, facts: DataFacts) -> str:
+        """The scores as plain text; of a binary task the foreground's have a line of their own."""
+        table = self.matrix.table(facts.class_names)
+        if facts.foreground is None:
+            return table
+        scores = [f"{name} {_number(value)}" for name, value in self._foreground(facts).items()]
+        return f"{table}\nforeground {facts.foreground} at threshold {facts.threshold:g}: {', '.join(scores)}"
+
+    def headline(self, facts: DataFacts) -> str:
+        """The score that the task is judged by, for a line of the log: `mIoU 0.7012`, `IoU of disc 0.8123`."""
+        name = "mIoU" if facts.foreground is None else f"IoU of {facts.foreground}"
+        return f"{name} {_number(self.scalars(facts)[monitor_name(None, facts)])}"
+
+    def _foreground(self, facts: DataFacts) -> dict[str, float | None]:
+        """Scores of a binary task's foreground, None where they do not exist; empty for another task."""
+        if facts.foreground is None:
+            return {}
+        scores = self.matrix.summary(facts.class_names)["per_class"][facts.foreground]
+        names = {"iou": "iou", "dice": "dice", "precision": "precision", "recall": "accuracy"}
+        return {name: scores[ours] for name, ours in names.items()}
+
+
+def monitor_name(monitor: str | None, facts: DataFacts) -> str:
+    """The metric by which one checkpoint is better than another: `monitor`, or if None what the task is judged by."""
+    if monitor is not None:
+        return monitor
+    return "miou" if facts.foreground is None else f"iou/{facts.foreground}"
 
 
 def check_monitor(monitor: str, terms: Iterable[str], facts: DataFacts) -> None:
@@ -113,7 +151,7 @@ def evaluate(
         for batch in (batch for group in batches for batch in group):
             logits = predictor.logits(batch.images)
             labels = batch.labels.to(logits.device, non_blocking=True).long()
-            predictions = logits.argmax(dim=1)
+            predictions = label_map(logits, facts.threshold)
             matrix.update(predictions, labels)
             with torch.no_grad():
                 loss = criterion(ModelOutput(logits, {}), labels)
@@ -129,6 +167,10 @@ def evaluate(
                 return None
     means = {name: total / max(valid_pixels, 1) for name, total in sums.items()}
     return Evaluation(matrix, means, images, examples)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _prefixed(terms: dict[str, Tensor]) -> dict[str, Tensor]:

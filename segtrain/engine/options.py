@@ -25,9 +25,18 @@ class TrainerOptions:
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    monitor: str
+    monitor: str | None
     monitor_mode: Literal["max", "min"]
     pictures: int
+    ema_decay: float | None
+    ema_warmup: float
+    ema_evaluate_raw: bool
+    patience: int | None
+    min_gain: float
+    freeze: dict[str, int]
+    overfit_batches: int | None
+    compile: bool
+    max_skipped_steps: int
 
     def __post_init__(self) -> None:
         problems = []
@@ -37,14 +46,24 @@ class TrainerOptions:
                 "set one of them and the other to null"
             )
         smallest = dict.fromkeys(
-            ("max_steps", "max_epochs", "accumulate", "log_every", "evaluate_every", "save_every"), 1
-        ) | {"pictures": 0}
+            (
+                *("max_steps", "max_epochs", "accumulate", "log_every", "evaluate_every", "save_every"),
+                *("patience", "overfit_batches", "ema_warmup"),
+            ),
+            1,
+        ) | {"pictures": 0, "max_skipped_steps": 0, "min_gain": 0}
         for key, least in smallest.items():
             value = getattr(self, key)
             if value is not None and value < least:
                 problems.append(f"trainer.{key}={value} must be at least {least}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             problems.append(f"trainer.clip_norm={self.clip_norm} must be positive; null clips nothing")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            problems.append(
+                f"trainer.ema_decay={self.ema_decay} must be in (0, 1), such as 0.999; null averages nothing"
+            )
+        if self.patience is not None and self.evaluate_every is None:
+            problems.append("trainer.patience counts evaluations: set trainer.evaluate_every too")
         if problems:
             raise ConfigError("\n".join(problems))
 

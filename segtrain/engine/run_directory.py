@@ -6,7 +6,8 @@ RUN_DIR/
     train.log           what the terminal said
     metrics.jsonl       one line per log or evaluation
     results.json        the newest evaluation
-    checkpoints/        last.pt, best.pt
+    checkpoints/        last.pt, the ones before it as step_<step>.pt, best.pt
+    nonfinite/          the batch and the state of a step whose loss or gradient was no number
     tensorboard/        event files
     pictures/           image, truth and prediction at each evaluation
 """
@@ -17,14 +18,20 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from segtrain import __version__
 from segtrain.errors import ConfigError
@@ -46,11 +53,16 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
+        self.nonfinite = path / "nonfinite"
         self.tensorboard = path / "tensorboard"
         self.pictures = path / "pictures"
 
+    def step(self, step: int) -> Path:
+        """The checkpoint of an earlier step that is kept beside the newest."""
+        return self.checkpoints / f"step_{step:07d}.pt"
+
     @classmethod
-    def create(cls, path: Path | None, output_root: Path, data: str, model: str) -> "RunDirectory":
+    def create(cls, path: Path | None, output_root: Path, data: str, model: str, again: bool = False) -> "RunDirectory":
         """Creates a run's folder, which did not exist before.
 
         Args:
@@ -58,6 +70,7 @@ class RunDirectory:
             output_root: see above.
             data: name of the data config.
             model: name of the model config.
+            again: `path` may be the folder of a run that ended before its first checkpoint, which begins anew.
 
         Raises:
             ConfigError: `path` exists and is not empty, or cannot be created.
@@ -67,6 +80,9 @@ class RunDirectory:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
             path = output_root / data / model / f"{stamp}-{secrets.token_hex(2)}"
         directory = cls(path)
+        if again and directory._never_saved():
+            directory._begin_anew()
+            return directory
         try:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
@@ -79,11 +95,45 @@ class RunDirectory:
             raise ConfigError(f"run_dir={path} cannot be created ({error.strerror}); name another folder") from None
         return directory
 
-    def check_free(self) -> None:
+    def check_free(self, again: bool = False) -> None:
         """Raises ConfigError where there is something already; `create` still decides, exclusively."""
         with contextlib.suppress(OSError):  # a name that cannot be looked at: `create` says why
-            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            used = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
+            if used and not (again and self._never_saved()):
                 raise self._taken()
+
+    def _never_saved(self) -> bool:
+        """Whether this is the folder of a run that ended before its first checkpoint."""
+        return self.config.is_file() and not any(self.checkpoints.glob("*.pt"))
+
+    def _begin_anew(self) -> None:
+        with self.locked():
+            self.metrics.unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+            self.checkpoints.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process trains in this folder meanwhile. The lock goes with the process, however it ends.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        if fcntl is None:
+            yield
+            return
+        # A record lock, of this process alone: loader workers are forked, and would inherit any other kind. It ends
+        # when the process closes the file anywhere, so it is on one that stays open as long as the run.
+        with open(self.log, "a", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.path}: another process is training in this folder; wait for its end, or end it"
+                ) from None
+            except OSError:  # a disk that knows no locks
+                pass
+            yield
 
     def _taken(self) -> ConfigError:
         """Why no run can be created here, and what to do."""
@@ -129,18 +179,20 @@ def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old is not None and old != new]
 
 
+def versions() -> dict[str, str]:
+    """Of what a run's numbers depend on."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
+    installed = {package: metadata.version(package) for package in packages}
+    return {"segtrain": __version__, "python": platform.python_version(), **installed}
+
+
 def environment(command: list[str]) -> dict[str, Any]:
     """What one would ask about the machine if a result could not be repeated."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
     return {
         "command": command,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": _git_commit(),
-        "versions": {
-            "segtrain": __version__,
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in packages},
-        },
+        "versions": versions(),
         "platform": platform.platform(),
         "cuda": {
             "available": torch.cuda.is_available(),

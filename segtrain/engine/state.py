@@ -13,12 +13,18 @@ class RunState:
         evaluated_step: the step of the newest evaluation, 0 before the first.
         best_value: best value of the monitored metric so far, None before the first evaluation.
         best_step: the step at which it was reached.
+        stale_evaluations: evaluations since then.
+        skipped_steps: updates that loss scaling left out because a gradient overflowed in fp16.
+        skipped_in_a_row: of those, the newest without a good one between them.
     """
 
     step: int = 0
     evaluated_step: int = 0
     best_value: float | None = None
     best_step: int = 0
+    stale_evaluations: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

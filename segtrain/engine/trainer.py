@@ -1,107 +1,97 @@
 """The training loop: load, forward, backward, step, log, evaluate, save, as plain calls."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from segtrain.engine import checkpoint
-from segtrain.engine.evaluate import Evaluation, evaluate
+from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOptions
+from segtrain.engine.ema import EMA
+from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
+from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import RunLogger
+from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
+from segtrain.engine.nonfinite import save_evidence
 from segtrain.engine.options import TrainerOptions
+from segtrain.engine.parts import Parts
 from segtrain.engine.precision import random_state, restore_random_state
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import RunDirectory, write_json
 from segtrain.engine.state import RunState
+from segtrain.engine.step import StepResult, TrainStep
 from segtrain.engine.window import Window
-from segtrain.errors import DataError, NonFiniteError
-from segtrain.inference import Predictor
-from segtrain.types import Batch, DataFacts, Example, Hardware, ModelOutput
+from segtrain.engine.world import World
+from segtrain.errors import DataError, MachineError, NonFiniteError
+from segtrain.types import Batch, Example, Hardware
 
 log = logging.getLogger("segtrain")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a trainer is handed: everything that varies between runs, already built.
-
-    Attributes:
-        model: float images -> `ModelOutput`.
-        normalize: uint8 images -> float images, on the device.
-        criterion: (ModelOutput, labels) -> (total, terms).
-        optimizer: its groups hold `initial_lr`, and a `name` for the log.
-        schedule: step -> factor on every group's `initial_lr`.
-        train_batches: step -> the endless stream of training batches, from that step on.
-        val_batches: one pass over the validation set.
-        num_val_images: how many that are.
-        predictor: the same model with its inference strategy.
-        facts: of the data.
-        saved: what a checkpoint holds besides weights and state: the config, its choices, the facts, as plain values.
-        draw: examples -> one [H, W, 3] uint8 picture.
-    """
-
-    model: nn.Module
-    normalize: nn.Module
-    criterion: nn.Module
-    optimizer: Optimizer
-    schedule: Callable[[int], float]
-    train_batches: Callable[[int], Iterable[Batch]]
-    val_batches: Iterable[list[Batch]]
-    num_val_images: int
-    predictor: Predictor
-    facts: DataFacts
-    saved: dict[str, Any]
-    draw: Callable[[list[Example]], NDArray[np.uint8]]
 
 
 class Trainer:
     """Trains, evaluates and saves one run.
 
-    `train()` returns when `max_steps` updates are done or a signal came (`stopped_by`); `last.pt` then
-    holds the newest state. The criterion is expected to have its state already when a run is resumed.
+    `train()` returns when `max_steps` updates are done, when nothing has got better for `patience` evaluations, or when
+    a signal came (`stopped_by`); `last.pt` then holds the newest state. The criterion is expected to have its state
+    already when a run is resumed.
+
+    Args:
+        parts: what varies between runs.
+        options: of the loop.
+        saving: which checkpoints are kept, and how they are written.
+        max_steps: the length of the run in updates.
+        hardware: device, number format, memory layout.
+        directory: of the run; only the main rank writes to it.
+        resume_from: contents of the checkpoint to go on from; None for a new run.
+        world: the processes that train together; None: this one alone.
     """
 
     def __init__(
         self,
         parts: Parts,
         options: TrainerOptions,
+        saving: CheckpointOptions,
         max_steps: int,
         hardware: Hardware,
         directory: RunDirectory,
         resume_from: dict[str, Any] | None,
+        world: World | None = None,
     ) -> None:
         self.parts = parts
         self.options = options
         self.max_steps = max_steps
         self.hardware = hardware
         self.directory = directory
+        self.world = world or World.solo(hardware.device)
+        self.monitor = monitor_name(options.monitor, parts.facts)
         self.state = RunState()
-        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.loss_scaling)
+        self.freezing = FreezeSchedule(parts.model, options.freeze)
+        self.step = TrainStep(parts, options, hardware, self.world)
+        self.ema = None if options.ema_decay is None else EMA(parts.model, options.ema_decay, options.ema_warmup)
+        self.window = Window(hardware.device)
         self.newest: Evaluation | None = None
         self.stopped_by: int | None = None
+        self._saved: RunState | None = None
         if resume_from is not None:
             self._restore(resume_from)
+        kept = resume_from["kept"] if resume_from else ()
+        self.checkpoints = CheckpointFolder(directory, saving, self.state.step if resume_from else None, kept)
         self.logger = RunLogger(directory, resumed_step=self.state.step)
-        self.window = Window(hardware.device)
+        if options.compile:
+            self.step.compile()
 
     def train(self) -> RunState:
         """Runs to the end, or to the step in which a signal came; `finished` says which.
 
         Raises:
-            DataError: a sample cannot be read; the steps done so far are saved first.
-            NonFiniteError: the loss, or a gradient that is clipped, is no longer a number.
+            DataError: a sample cannot be read; the steps done so far are saved first, as they are for a lost worker.
+            NonFiniteError: the loss or a gradient is no longer a number; batch and state are saved in `nonfinite/`.
+            MachineError: out of memory, a full disk, a lost worker.
         """
-        self.parts.model.train()
         batches = iter(self.parts.train_batches(self.state.step))
         progress = Progress(
             "train", self.max_steps, initial=self.state.step, unit="step", line_every=self.options.log_every
@@ -109,19 +99,17 @@ class Trainer:
         with Interrupt() as interrupt, progress:
             try:
                 self._loop(batches, interrupt, progress)
-            except DataError:
-                if self.state.step > 0:
-                    self.save_last()
-                raise
-            self.save_last()
+                self.save_last()
+            finally:
+                self.checkpoints.finish()
         self.stopped_by = interrupt.signal
         return self.state
 
     def _loop(self, batches: Iterator[Batch], interrupt: Interrupt, progress: Progress) -> None:
-        while not interrupt.requested:
-            if self._evaluation_due():
-                self.evaluate(interrupt)
-            if self.state.step >= self.max_steps or interrupt.requested:
+        while not self.world.any(interrupt.requested):
+            if self._evaluation_due() and not self.evaluate(interrupt):
+                return
+            if self.finished:
                 return
             self.train_step(batches)
             if self.state.step % self.options.log_every == 0 or self.state.step == self.max_steps:
@@ -132,57 +120,71 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.state.step >= self.max_steps and not self._evaluation_due()
+        return (self.state.step >= self.max_steps or self.stopped_early) and not self._evaluation_due()
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `patience` evaluations in a row have found nothing better."""
+        patience = self.options.patience
+        return patience is not None and self.state.stale_evaluations >= patience
 
     def train_step(self, batches: Iterator[Batch]) -> None:
-        """One optimizer update over `accumulate` batches."""
-        factor = self.parts.schedule(self.state.step)
-        for group in self._groups():
-            group["lr"] = group["initial_lr"] * factor
+        """One update over `accumulate` batches of every rank."""
+        if self.freezing.apply(self.state.step):
+            log.info("step %d: %s", self.state.step, self.freezing.describe(self.state.step))
         # All of the step's batches are there before any is used: a bad sample leaves no half-done step behind.
-        with self.window.waiting_for_data():
+        with self._progress_kept(), self.window.waiting_for_data():
             step_batches = [next(batches) for _ in range(self.options.accumulate)]
-        for batch in step_batches:
-            loss, terms = self.forward(batch)
-            self.scaler.scale(loss / self.options.accumulate).backward()
-            self.window.add(loss.detach(), terms, len(batch.names))
-        if self.options.clip_norm is not None:
-            self.scaler.unscale_(self.parts.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.parts.model.parameters(), self.options.clip_norm)
-            if not self.hardware.loss_scaling and not torch.isfinite(norm):
-                raise NonFiniteError(_not_finite("the gradient's norm", float(norm), self.state.step + 1))
-            self.window.gradient_norm = norm
-        self.scaler.step(self.parts.optimizer)
-        self.scaler.update()
-        self.parts.optimizer.zero_grad(set_to_none=True)
+        before = random_state()
+        try:
+            result = self.step(step_batches, self.state.step)
+        except NonFiniteError as error:
+            evidence = self._contents() | {"random": [before]}
+            raise save_evidence(error, self.directory, self.world, evidence, step_batches) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MachineError(explain_out_of_memory(error, self.step, step_batches[0])) from error
+            raise
+        if self.ema is not None:
+            self.ema.update()
+        self.window.add(result.loss, result.terms, result.gradient_norm, result.images)
         self.state.step += 1
+        self._count_skipped(result)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch, and its named terms."""
-        device = self.hardware.device
-        images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True).long()
-        inputs = self.parts.normalize(images).contiguous(memory_format=self.hardware.memory_format)
-        with self.hardware.autocast():
-            output: ModelOutput = self.parts.model(inputs)
-        loss = self.parts.criterion(output, labels)
-        return loss.total, loss.terms
+    @contextlib.contextmanager
+    def _progress_kept(self) -> Iterator[None]:
+        """Where data cannot be read or a worker is lost, between two steps, the run ends but loses none of them.
+
+        A rank alone cannot save: saving takes them all.
+        """
+        try:
+            yield
+        except (DataError, MachineError):
+            if self.state.step > 0 and self.world.size == 1:
+                self.save_last()
+            raise
+
+    def _count_skipped(self, result: StepResult) -> None:
+        state, most = self.state, self.options.max_skipped_steps
+        state.skipped_steps += result.skipped
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
+        if state.skipped_in_a_row > most:
+            raise NonFiniteError(
+                f"trainer.max_skipped_steps={most}: gradients overflowed in {state.skipped_in_a_row} updates in a row "
+                f"up to step {state.step}, whatever the loss scale; use trainer.precision=bf16, or lower optimizer.lr"
+            )
 
     def log_window(self, progress: Progress) -> None:
-        """Logs the means since the last call; this is where the device is waited for.
-
-        Raises:
-            NonFiniteError: the loss is no longer a number.
-        """
+        """Logs the means since the last call."""
         values = self.window.means()
-        self._check_finite()
-        rates = {group["name"]: group["lr"] for group in self._groups()}
-        for name, rate in rates.items():
-            values[f"lr/{name}"] = rate
+        groups = self.parts.optimizer.param_groups
+        values |= {f"lr/{group['name']}": group["lr"] for group in groups}
+        if self.hardware.loss_scaling:
+            values |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": self.state.skipped_steps}
         self.logger.scalars("train", self.state.step, values)
         progress.show(
-            f"loss {values['loss']:.4f}  lr {max(rates.values()):.2e}  {values['images_per_second']:.1f} img/s  "
-            f"data {values['data_share']:.0%}"
+            f"loss {values['loss']:.4f}  lr {max(group['lr'] for group in groups):.2e}  "
+            f"{values['images_per_second']:.1f} img/s  data {values['data_share']:.0%}"
         )
         self.window = Window(self.hardware.device)
 
@@ -192,16 +194,33 @@ class Trainer:
         on_schedule = step > 0 and (step == self.max_steps or (every is not None and step % every == 0))
         return on_schedule and self.state.evaluated_step != step
 
-    def evaluate(self, interrupt: Interrupt) -> None:
-        """Evaluates, records the best, and saves; leaves all as it was if interrupted."""
+    def evaluate(self, interrupt: Interrupt) -> bool:
+        """Evaluates, records the best, and saves. Leaves all as it was and returns False if interrupted.
+
+        With averaged weights it is they that are evaluated, and the raw ones beside them if so told.
+        """
+        with self._progress_kept(), self.window.pause():
+            if self.ema is None:
+                raw, newest = None, self._evaluated(interrupt)
+            else:
+                raw = self._evaluated(interrupt) if self.options.ema_evaluate_raw else None
+                if self.options.ema_evaluate_raw and raw is None:
+                    return False
+                with self.ema.in_model():
+                    newest = self._evaluated(interrupt)
+            if newest is None:
+                return False
+            if raw is not None:
+                self.logger.scalars("val_raw", self.state.step, raw.scalars(self.parts.facts))
+            self._record(newest)
+        return True
+
+    def _evaluated(self, interrupt: Interrupt) -> Evaluation | None:
         parts = self.parts
-        with self.window.pause():
-            evaluation = evaluate(
-                parts.predictor, parts.criterion, parts.val_batches, parts.facts, parts.num_val_images,
-                self.options.pictures, should_stop=lambda: interrupt.requested,
-            )  # fmt: skip
-            if evaluation is not None:
-                self._record(evaluation)
+        return evaluate(
+            parts.predictor, parts.criterion, parts.val_batches, parts.facts, parts.num_val_images,
+            self.options.pictures, should_stop=lambda: interrupt.requested,
+        )  # fmt: skip
 
     def _record(self, evaluation: Evaluation) -> None:
         parts = self.parts
@@ -216,21 +235,24 @@ class Trainer:
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(
-            "step %d: mIoU %s  val loss %.4f%s",
-            step, _number(scalars["miou"]), scalars["loss"], "  (best so far)" if improved else "",
+            "step %d: %s  val loss %.4f%s",
+            step, evaluation.headline(parts.facts), scalars["loss"], "  (best so far)" if improved else "",
         )  # fmt: skip
-        if improved:
-            self._save(self.directory.best)
-        self.save_last()
+        self._save(best=improved)
 
     def _record_best(self, scalars: dict[str, float | None]) -> bool:
-        self.state.evaluated_step = self.state.step
-        value, best = scalars[self.options.monitor], self.state.best_value
+        state = self.state
+        state.evaluated_step = state.step
+        state.stale_evaluations += 1
+        value, best = scalars[self.monitor], state.best_value
         if value is None or not math.isfinite(value):
             return False
-        if best is not None and (value <= best if self.options.monitor_mode == "max" else value >= best):
+        gain = math.inf if best is None else value - best if self.options.monitor_mode == "max" else best - value
+        if gain <= 0:
             return False
-        self.state.best_value, self.state.best_step = value, self.state.step
+        if gain > self.options.min_gain:
+            state.stale_evaluations = 0
+        state.best_value, state.best_step = value, state.step
         return True
 
     def _draw(self, examples: list[Example]) -> None:
@@ -239,52 +261,49 @@ class Trainer:
         self.directory.pictures.mkdir(exist_ok=True)
         Image.fromarray(picture).save(self.directory.pictures / f"step_{self.state.step:07d}.png")
 
-    def _check_finite(self) -> None:
-        """Before anything is logged or saved: weights that a NaN has reached must not replace good ones."""
-        loss = self.window.mean_loss()
-        if not math.isfinite(loss):
-            raise NonFiniteError(_not_finite("the loss", loss, self.state.step))
-
     def save_last(self) -> None:
-        self._save(self.directory.last)
+        """Saves, unless the present state already is."""
+        if self._saved != self.state:
+            self._save(best=False)
 
-    def _save(self, path: Path) -> None:
-        self._check_finite()
+    def _save(self, best: bool) -> None:
+        self.checkpoints.save(self._contents(), self.state.step, best)
+        self._saved = replace(self.state)
+
+    def _contents(self) -> dict[str, Any]:
         parts = self.parts
-        contents = {
+        return {
             **parts.saved,
             "model": parts.model.state_dict(),
             "criterion": parts.criterion.state_dict(),
             "optimizer": parts.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
             "state": self.state.to_dict(),
-            "random": random_state(),
+            "random": [random_state()],
+            "window": self.window.state_dict(),
         }
-        checkpoint.save(contents, path)
 
     def _restore(self, contents: dict[str, Any]) -> None:
         parts = self.parts
         parts.model.load_state_dict(contents["model"])
         # The optimizer's moments come from the file, its hyperparameters from the config, which may have changed.
-        chosen = [{key: value for key, value in group.items() if key != "params"} for group in self._groups()]
+        groups = parts.optimizer.param_groups
+        chosen = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         parts.optimizer.load_state_dict(contents["optimizer"])
-        for group, hyperparameters in zip(self._groups(), chosen, strict=True):
+        for group, hyperparameters in zip(parts.optimizer.param_groups, chosen, strict=True):
             group.update(hyperparameters)
         if contents["scaler"]:
-            self.scaler.load_state_dict(contents["scaler"])
+            self.step.scaler.load_state_dict(contents["scaler"])
+        if self.ema is not None:
+            # A run that had none goes on with averages that begin at its weights.
+            self.ema.load_state_dict(contents["ema"] or {"model": contents["model"], "updates": 0})
         self.state = RunState(**contents["state"])
-        restore_random_state(contents["random"])
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return self.parts.optimizer.param_groups
+        self._saved = replace(self.state)
+        if self.state.step > 0:
+            self.step.set_rates(self.state.step - 1)  # so that a save before the next update repeats the last one's
+        self.window = Window(self.hardware.device, contents["window"])
+        restore_random_state(contents["random"][self.world.rank])
 
     def close(self) -> None:
         self.logger.close()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _not_finite(what: str, value: float, step: int) -> str:
-    return f"{what} is {value} at step {step}; lower optimizer.lr, set trainer.clip_norm, or use trainer.precision=fp32"

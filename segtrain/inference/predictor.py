@@ -49,10 +49,11 @@ class Predictor:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts `model` into evaluation mode and back into the mode it was in."""
-    was_training = model.training
+    """Puts `model` into evaluation mode, and each of its parts back into the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training

@@ -40,6 +40,18 @@ class SegmentationLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             return self.compute(logits.float(), labels, labels != self.ignore_index)
 
+    def denominator(self, labels: Tensor) -> Tensor:
+        """What the mean over these labels is divided by, as a float32 scalar, known before any logits.
+
+        With it the losses of several batches become that of all of them together. Here it is the number of valid
+        pixels: exact for a plain mean over pixels, and near for other losses (regions, surrogates of IoU, hard
+        pixels), whose value over two batches does not follow from the two values.
+
+        Args:
+            labels: [N, H, W] of any integer dtype.
+        """
+        return (labels != self.ignore_index).sum().float()
+
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """The loss over the pixels where `valid`; exactly 0, with a graph, where there is none.
 

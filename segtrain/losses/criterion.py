@@ -41,25 +41,37 @@ class Criterion(nn.Module):
         self.loss = loss
         self.aux_weights = aux_weights
 
-    def forward(self, output: ModelOutput, labels: Tensor) -> LossOutput:
+    def forward(self, output: ModelOutput, labels: Tensor, shares: Tensor | None = None) -> LossOutput:
         """Price a batch.
 
         Args:
             output: what the model returned.
             labels: [N, H, W] of any integer dtype.
+            shares: [number of terms] of the loss: what this batch counts among those of one step, its part of the sum
+                of their `denominators`. The sum over the batches is then the loss of all of them as one. None: 1.
 
         Raises:
             ConfigError: the model has other auxiliary heads than `aux_weights` names.
         """
         labels = labels.long()
-        values = self.loss.values(output.logits, labels)
+        values = self._values(output.logits, labels, shares)
         total = self.loss.combine(values)
         if output.aux:
             self._check_heads(output.aux)
         for head, logits in output.aux.items():
-            values[f"aux_{head}"] = self.loss(logits, labels)
+            values[f"aux_{head}"] = self.loss.combine(self._values(logits, labels, shares))
             total = total + self.aux_weights[head] * values[f"aux_{head}"]
         return LossOutput(total, {name: value.detach() for name, value in values.items()})
+
+    def denominators(self, labels: Tensor) -> Tensor:
+        """What each term's mean over these labels is divided by: [number of terms] float32."""
+        return self.loss.denominators(labels)
+
+    def _values(self, logits: Tensor, labels: Tensor, shares: Tensor | None) -> dict[str, Tensor]:
+        values = self.loss.values(logits, labels)
+        if shares is None:
+            return values
+        return {name: value * share for (name, value), share in zip(values.items(), shares, strict=True)}
 
     def _check_heads(self, heads: dict[str, Tensor]) -> None:
         for name in self.aux_weights:

@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from segtrain.errors import ConfigError
+from segtrain.losses.base import SegmentationLoss
 from segtrain.losses.pixelwise import PixelwiseLoss, weighted_mean
 
 
@@ -46,6 +47,10 @@ class OhemCrossEntropy(PixelwiseLoss):
             raise ConfigError(f"min_kept: {min_kept} must be at least 1 pixel per image; 100000 is customary")
         self.threshold = threshold
         self.min_kept = min_kept
+
+    def denominator(self, labels: Tensor) -> Tensor:
+        """The number of valid pixels: which of them are hard, labels alone do not say."""
+        return SegmentationLoss.denominator(self, labels)
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         losses = self.negative_log_likelihood(logits, labels)

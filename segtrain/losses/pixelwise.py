@@ -38,6 +38,11 @@ class PixelwiseLoss(SegmentationLoss):
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
 
+    def denominator(self, labels: Tensor) -> Tensor:
+        """The sum of the valid pixels' class weights."""
+        labels = labels.long()
+        return self.pixel_weights(labels, labels != self.ignore_index).sum().float()
+
     def negative_log_likelihood(self, logits: Tensor, labels: Tensor) -> Tensor:
         """-log p_i[y_i], [N, H, W]; 0 at ignored pixels."""
         return F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")

@@ -3,6 +3,7 @@
 import math
 from typing import TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError, nearest
@@ -37,6 +38,16 @@ class WeightedSum(nn.Module):
     def values(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Each term's own value, before its weight."""
         return {name: loss(logits, labels) for name, loss in self.losses.items()}
+
+    def denominators(self, labels: Tensor) -> Tensor:
+        """What each term's mean is divided by: [number of terms] float32, see `SegmentationLoss.denominator`.
+
+        For a loss that does not say, a class of the user's own, the number of labels.
+        """
+        amount = torch.full((), float(labels.numel()), device=labels.device)
+        return torch.stack(
+            [getattr(loss, "denominator", lambda labels: amount)(labels) for loss in self.losses.values()]
+        )
 
     def combine(self, values: dict[str, Tensor]) -> Tensor:
         """The weighted sum of what `values` returned."""

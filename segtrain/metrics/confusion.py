@@ -18,7 +18,8 @@ class ConfusionMatrix:
     and predicted_c the column sums:
 
         IoU_c      = TP_c / (truth_c + predicted_c - TP_c)      accuracy_c     = TP_c / truth_c   (recall)
-        Dice_c     = 2 TP_c / (truth_c + predicted_c)           pixel accuracy = sum TP / sum truth
+        Dice_c     = 2 TP_c / (truth_c + predicted_c)           precision_c    = TP_c / predicted_c
+        pixel accuracy = sum TP / sum truth
 
     A score whose denominator is 0 (the class is absent) is nan, is left out of its mean over classes, and is shown as
     absent, never as 0. A mean over no class at all is nan.
@@ -89,6 +90,10 @@ class ConfusionMatrix:
         """[C] float64 share of each class's true pixels that were found (recall); nan for a class not in the truth."""
         return self._hits / self._truth
 
+    def precision(self) -> Tensor:
+        """[C] float64 share of the pixels predicted as each class that are of it; nan for a class never predicted."""
+        return self._hits / self._predicted
+
     def pixel_accuracy(self) -> float:
         """Share of all valid pixels that are right; nan if there is none."""
         return float(self._hits.sum() / self._truth.sum())
@@ -111,11 +116,12 @@ class ConfusionMatrix:
         `pixels` are those of the truth.
         """
         per_class = {
-            name: {"iou": iou, "accuracy": accuracy, "dice": dice, "pixels": pixels}
-            for name, iou, accuracy, dice, pixels in zip(
+            name: {"iou": iou, "accuracy": accuracy, "precision": precision, "dice": dice, "pixels": pixels}
+            for name, iou, accuracy, precision, dice, pixels in zip(
                 class_names,
                 _finite(self.iou()),
                 _finite(self.class_accuracy()),
+                _finite(self.precision()),
                 _finite(self.dice()),
                 self.matrix.sum(dim=1).tolist(),
                 strict=True,

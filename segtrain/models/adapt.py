@@ -53,9 +53,10 @@ def adapt(model: nn.Module, options: ModelOptions, heads: Mapping[str, Auxiliary
         return
     for name, head in heads.items():
         try:
-            model.add_auxiliary(name, head.build(model.backbone, model.num_classes), head.weight)
+            built = head.build(model.backbone, model.decoder_features, model.num_classes)
         except ConfigError as error:
             raise ConfigError(f"model.aux.{name}: {str(error).removeprefix('model.backbone: ')}") from None
+        model.add_auxiliary(name, built, head.weight)
     convert_norm(model, options.norm)
     if options.weights is not None:
         load_model_weights(model, options.weights, options.weights_key, options.weights_prefix, options.weights_strict)

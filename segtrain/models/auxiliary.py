@@ -1,7 +1,8 @@
-"""Auxiliary classifiers: logits from the middle of the backbone, so that a gradient enters there in training."""
+"""Auxiliary classifiers: logits from the middle of the network, so that a gradient enters there in training."""
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,15 +22,16 @@ class AuxiliaryOptions:
     """One entry of `model.aux`.
 
     Attributes:
-        feature: of the backbone that the head reads, by name; `penultimate`: the one before the deepest.
+        feature: of the backbone, or of the decoder, that the head reads, by name; `penultimate`: the backbone's before
+            its deepest.
         weight: what its loss counts beside the main one, above 0.
-        head: `fcn` or `googlenet`; see `FCNAuxiliary`, `GoogLeNetAuxiliary`.
+        head: `fcn`, `googlenet` or `linear`; see `FCNAuxiliary`, `GoogLeNetAuxiliary`, `LinearAuxiliary`.
         dropout: in [0, 1), before the last convolution.
     """
 
     feature: str
     weight: float
-    head: Literal["fcn", "googlenet"]
+    head: Literal["fcn", "googlenet", "linear"]
     dropout: float
 
     def __post_init__(self) -> None:
@@ -37,18 +39,24 @@ class AuxiliaryOptions:
             raise ConfigError(f"weight={self.weight}: must be above 0 and finite; leave out a head that counts nothing")
         check_share("dropout", self.dropout)
 
-    def build(self, backbone: Backbone, num_classes: int) -> "AuxiliaryHead":
-        """The head, over `backbone`.
+    def build(self, backbone: Backbone, decoder: Sequence[Feature], num_classes: int) -> "AuxiliaryHead":
+        """The head, over a model of `backbone` whose decoder hands out the features `decoder`.
 
         Raises:
-            ConfigError: the backbone has no such feature.
+            ConfigError: neither has such a feature.
         """
-        kind = {"fcn": FCNAuxiliary, "googlenet": GoogLeNetAuxiliary}[self.head]
-        return kind(self._find(backbone), num_classes, self.dropout)
+        kind = {"fcn": FCNAuxiliary, "googlenet": GoogLeNetAuxiliary, "linear": LinearAuxiliary}[self.head]
+        return kind(self._find(backbone, decoder), num_classes, self.dropout)
 
-    def _find(self, backbone: Backbone) -> Feature:
+    def _find(self, backbone: Backbone, decoder: Sequence[Feature]) -> Feature:
+        by_name = {feature.name: feature for feature in decoder}
+        if self.feature in by_name:
+            return by_name[self.feature]
         if self.feature != "penultimate":
-            return backbone.feature(self.feature)
+            try:
+                return backbone.feature(self.feature)
+            except ConfigError as error:
+                raise ConfigError(f"{error}; of the decoder: {', '.join(by_name) or 'none'}") from None
         if len(backbone.features) < 2:
             raise ConfigError(f"feature=penultimate: {type(backbone).__name__} has a single feature")
         return backbone.features[-2]
@@ -110,4 +118,21 @@ class GoogLeNetAuxiliary(AuxiliaryHead):
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.avg_pool2d(x, 5, stride=3, padding=2, count_include_pad=False)
         logits: Tensor = self.layers(pooled)
+        return logits
+
+
+class LinearAuxiliary(AuxiliaryHead):
+    """Dropout and a 1x1 convolution, for maps that are features of the decoder already.
+
+    Source: Isensee et al. 2021 (nnU-Net), Nature Methods 18, on every stage of the decoder but the coarsest.
+    """
+
+    def __init__(self, feature: Feature, num_classes: int, dropout: float) -> None:
+        super().__init__(feature)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(feature.channels, num_classes, 1)
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(x))
         return logits

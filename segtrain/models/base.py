@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from segtrain.backbones.base import Backbone
 from segtrain.models.auxiliary import AuxiliaryHead
 from segtrain.nn.resize import resize_to
-from segtrain.types import ModelOutput
+from segtrain.types import Feature, ModelOutput
 
 
 class SegmentationModel(nn.Module):
@@ -23,6 +23,8 @@ class SegmentationModel(nn.Module):
         num_classes: C of the logits.
         auxiliary: heads by name; empty in a model that is only evaluated.
         aux_weights: what the loss of each auxiliary output counts.
+        decoder_features: what auxiliary heads can read besides the backbone's features; empty where `decode` hands out
+            nothing.
         frozen: parts that stay in evaluation mode while the model trains.
     """
 
@@ -32,6 +34,7 @@ class SegmentationModel(nn.Module):
         self.num_classes = num_classes
         self.auxiliary = nn.ModuleDict()
         self.aux_weights: dict[str, float] = {}
+        self.decoder_features: tuple[Feature, ...] = ()
         self.frozen: tuple[nn.Module, ...] = ()
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
@@ -43,7 +46,8 @@ class SegmentationModel(nn.Module):
         """The backbone's features become logits.
 
         Args:
-            features: what `encode` gave for images of `size`.
+            features: what `encode` gave for images of `size`. Of its `decoder_features`, a model adds those that
+                `read_by_heads` names.
             size: height and width of the images.
 
         Returns: [N, num_classes, h, w] at any resolution; `forward` brings it to the images' (bilinear).
@@ -63,6 +67,10 @@ class SegmentationModel(nn.Module):
         """`head` gives the logits `aux[name]` from now on, whose loss counts `weight`."""
         self.auxiliary[name] = head
         self.aux_weights[name] = weight
+
+    def read_by_heads(self) -> set[str]:
+        """Names of the features that auxiliary heads will read in this forward pass; none in evaluation."""
+        return {head.feature for _, head in self._heads()} if self.training else set()
 
     def _heads(self) -> list[tuple[str, AuxiliaryHead]]:
         return [(name, head) for name, head in self.auxiliary.items() if isinstance(head, AuxiliaryHead)]

@@ -49,9 +49,10 @@ class FCDenseNet(HalvingModel):
         for stride, skip, num_layers in zip(self.strides, self.skip_features, counts, strict=True):
             stack_channels = up_channels + (skip.channels if skip is not None else 0)
             block = DenseBlock(stack_channels, num_layers, growth_rate, dropout)
-            self.decoder.append(UpStage(channels, up_channels, block, keep_stack=stride == 1))
+            stage = UpStage(channels, up_channels, block, keep_stack=stride == 1)
             channels = stack_channels + block.out_channels if stride == 1 else block.out_channels
             up_channels = channels
+            self.add_stage(stage, channels)
         self.head = nn.Conv2d(channels, num_classes, 1)
         he_init(self.decoder, "uniform")
         he_init(self.head, "uniform")

@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
+from segtrain.types import Feature
 
 
 class HalvingModel(SegmentationModel):
     """Every stage of the decoder halves the stride and joins the backbone's feature there; the last is at the image's.
 
-    A subclass appends a stage for each of `strides` to `decoder`, called as stage(x, size, skip), and sets `head`,
-    which makes logits of what the last one gives.
+    A subclass appends a stage for each of `strides` by `add_stage`, called as stage(x, size, skip), and sets `head`,
+    which makes logits of what the last one gives. Auxiliary heads can read what a stage gives, as `decoder8` the one at
+    stride 8.
 
     Args:
         backbone: its deepest stride must be a power of two.
@@ -35,6 +37,12 @@ class HalvingModel(SegmentationModel):
         self.skip_features = tuple(by_stride.get(stride) for stride in self.strides)
         self.decoder = nn.ModuleList()
 
+    def add_stage(self, stage: nn.Module, channels: int) -> None:
+        """The next stage on the way up, which gives `channels`."""
+        stride = self.strides[len(self.decoder)]
+        self.decoder.append(stage)
+        self.decoder_features += (Feature(f"decoder{stride}", channels, stride),)
+
     @property
     def skips(self) -> tuple[str | None, ...]:
         """The names of `skip_features`."""
@@ -42,8 +50,11 @@ class HalvingModel(SegmentationModel):
 
     def decode(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
         x = features[self.backbone.deepest.name]
-        for stage, stride, skip in zip(self.decoder, self.strides, self.skips, strict=True):
-            x = stage(x, size_at(stride, size), features[skip] if skip is not None else None)
+        wanted = self.read_by_heads()
+        for stage, given, skip in zip(self.decoder, self.decoder_features, self.skips, strict=True):
+            x = stage(x, size_at(given.stride, size), features[skip] if skip is not None else None)
+            if given.name in wanted:
+                features[given.name] = x
         logits: Tensor = self.head(x)
         return logits
 

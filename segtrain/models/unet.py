@@ -71,9 +71,10 @@ class UNet(HalvingModel):
         for skip, width in zip(self.skip_features, widths, strict=True):
             skip_channels = skip.channels if skip is not None else 0
             gated = attention and skip not in (None, shallowest)
-            self.decoder.append(
-                DecoderStage(channels, skip_channels, width, upsampling, batch_norm, attention=gated, residual=residual)
+            stage = DecoderStage(
+                channels, skip_channels, width, upsampling, batch_norm, attention=gated, residual=residual
             )
+            self.add_stage(stage, width)
             channels = width
         self.head = nn.Conv2d(channels, num_classes, head_kernel_size, padding=head_kernel_size // 2)
         he_init(self.head)

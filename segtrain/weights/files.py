@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segtrain.errors import CheckpointError, nearest
 from segtrain.weights.footer import has_footer, verified
+from segtrain.weights.safetensors_file import has_digest, unpack
 
 
 def published_file(url: str, key: str) -> Path:
@@ -78,7 +79,7 @@ def read_state(path: Path, key: str, nested: str | None = None) -> dict[str, Ten
     """The state dict in a file that torch or safetensors wrote; no code in it is run.
 
     Args:
-        path: of the file; `.safetensors` is read as such, and the digest of a segtrain checkpoint is verified.
+        path: of the file; `.safetensors` is read as such, and the digest of a file of segtrain's is verified.
         key: config key, for messages.
         nested: name under which the file's own dict holds the state dict, a.b for deeper ones; None: the file is the
             state dict, or has it under one of the usual names.
@@ -111,7 +112,7 @@ def _read(path: Path, key: str) -> Any:
         if path.suffix == ".safetensors":
             from safetensors.torch import load  # an optional package, which only such a file needs
 
-            return load(data)
+            return unpack(data, path)[0] if has_digest(data) else load(data)
         body = verified(data, path) if has_footer(data) else data
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except CheckpointError:

@@ -12,7 +12,7 @@ _MARK = b"segtrain"
 _BYTES = len(_MARK) + hashlib.sha256().digest_size
 
 
-def footer(body: bytes) -> bytes:
+def footer(body: bytes | memoryview) -> bytes:
     """What follows `body` in the file."""
     return _MARK + hashlib.sha256(body).digest()
 

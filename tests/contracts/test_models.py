@@ -20,6 +20,7 @@ from segtrain.errors import ConfigError
 from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
 from segtrain.models.base import SegmentationModel
+from segtrain.models.binary import give_two_logits
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SIZES = [(32, 32), (33, 47), (65, 97)]
@@ -64,13 +65,13 @@ def build_backbone(name, device="meta", **overrides) -> Backbone:
         return build(composed(f"+model/backbone={name}")["backbone"] | overrides, in_channels=3)
 
 
-def build_model(name, *overrides, device="meta") -> SegmentationModel:
+def build_model(name, *overrides, device="meta", num_classes=NUM_CLASSES) -> SegmentationModel:
     torch.manual_seed(0)
     node = dict(composed(f"+model={name}", *overrides))
     guest = ModelOptions(**{key: node.pop(key) for key in signature(ModelOptions)[0] if key in node})
     with torch.device(device):
         backbone = build(node.pop("backbone"), in_channels=3)
-        model = build(node, backbone=backbone, num_classes=NUM_CLASSES)
+        model = build(node, backbone=backbone, num_classes=num_classes)
         adapt(model, guest, {name: AuxiliaryOptions(**head) for name, head in guest.aux.items()})
     return model
 
@@ -148,6 +149,16 @@ def test_logits_have_the_size_of_the_images(name, size, batch, training):
     assert output.logits.shape == (batch, NUM_CLASSES, *size)
     assert all(logits.shape == output.logits.shape for logits in output.aux.values())
     assert set(output.aux) == (set(model_of(name).aux_weights) if training else set())
+
+
+@over_models
+def test_a_model_of_one_channel_is_one_of_a_binary_task(name):
+    model = build_model(name, num_classes=1)
+    parameters = list(model.state_dict())
+    give_two_logits(model)
+    output = model.train()(images_of((33, 47), 2))
+    assert {logits.shape for logits in (output.logits, *output.aux.values())} == {(2, 2, 33, 47)}
+    assert list(model.state_dict()) == parameters
 
 
 @over_models

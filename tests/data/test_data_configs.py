@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from segtrain.data.loader import LoaderOptions
 from segtrain.transforms import build_transforms
 
-SPLITS_AND_NORMALISATION = {"train_split", "val_split", "mean", "std"}
+SPLITS_AND_NORMALISATION = {"train_split", "val_split", "mean", "std", "task", "threshold"}
 
 
 def data_config(name, *overrides):

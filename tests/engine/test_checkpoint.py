@@ -56,7 +56,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(
-        MachineError, match=r"No space left on device: .* MiB are needed, .* MiB are free; the file before"
+        MachineError, match=r"No space left on device: [\d,]+ bytes .* are needed, [\d,]+ are free; the file before"
     ):
         checkpoint.save(CONTENTS, saved)
     assert saved.read_bytes() == before

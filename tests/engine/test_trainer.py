@@ -1,7 +1,9 @@
 """The training loop on a model of one convolution, against plain PyTorch."""
 
 import copy
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.engine import checkpoint
+from segtrain.engine.checkpoint_folder import CheckpointOptions
+from segtrain.engine.evaluate import evaluate
 from segtrain.engine.options import TrainerOptions
+from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
 from segtrain.engine.run_directory import RunDirectory
-from segtrain.engine.trainer import Parts, Trainer
-from segtrain.errors import ConfigError, DataError, NonFiniteError
+from segtrain.engine.trainer import Trainer
+from segtrain.errors import ConfigError, DataError, MachineError, NonFiniteError
 from segtrain.inference import Predictor, WholeImage
 from segtrain.losses import Criterion, CrossEntropy
 from segtrain.nn.normalize import Normalize
@@ -35,7 +40,17 @@ OPTIONS = TrainerOptions(
     monitor="miou",
     monitor_mode="max",
     pictures=0,
+    ema_decay=None,
+    ema_warmup=10,
+    ema_evaluate_raw=True,
+    patience=None,
+    min_gain=0.0,
+    freeze={},
+    overfit_batches=None,
+    compile=False,
+    max_skipped_steps=20,
 )
+SAVING = CheckpointOptions(keep_last=1, async_=False)
 
 
 class Pixelwise(nn.Module):
@@ -83,7 +98,7 @@ def make_trainer(
         draw=lambda examples: np.zeros((4, 4, 3), dtype=np.uint8),
     )
     directory = RunDirectory.create(tmp_path / "run", tmp_path, "", "")
-    return Trainer(parts, options, options.max_steps, hardware, directory, None)
+    return Trainer(parts, options, SAVING, options.max_steps, hardware, directory, None)
 
 
 def test_the_loop_is_plain_sgd(tmp_path: Path) -> None:
@@ -115,6 +130,35 @@ def test_accumulating_two_batches_is_one_step_on_both(tmp_path: Path) -> None:
         assert torch.allclose(ours, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("class_weights", [None, [0.2, 3.0]])
+def test_batches_with_unequal_numbers_of_valid_pixels_accumulate_to_the_large_batch(
+    tmp_path: Path, class_weights
+) -> None:
+    def halves(step: int) -> Iterator[Batch]:
+        for number in (0, 1):
+            labels = batch(number).labels.clone()
+            labels[:, : 7 * number] = 255  # one whole batch, and an eighth of the other
+            yield Batch(batch(number).images, labels, batch(number).names)
+
+    def both(step: int) -> Iterator[Batch]:
+        one, two = halves(step)
+        yield Batch(torch.cat([one.images, two.images]), torch.cat([one.labels, two.labels]), one.names + two.names)
+
+    criterion = Criterion(CrossEntropy(2, 255, class_weights, 0.0), {})
+    runs = []
+    for name, batches, accumulate in (("two", halves, 2), ("one", both, 1)):
+        trainer = make_trainer(tmp_path / name, train_batches=batches, max_steps=1, accumulate=accumulate)
+        trainer.step.parts = trainer.parts = replace(trainer.parts, criterion=criterion)
+        trainer.train()
+        runs.append(trainer)
+    accumulated, large = runs
+    for ours, other in zip(accumulated.parts.model.parameters(), large.parts.model.parameters(), strict=True):
+        assert torch.allclose(ours, other, atol=1e-6)
+    logged = [json.loads(run.directory.metrics.read_text().splitlines()[0]) for run in runs]
+    assert logged[0]["loss"] == pytest.approx(logged[1]["loss"], abs=1e-6)
+    assert logged[0]["gradient_norm"] == pytest.approx(logged[1]["gradient_norm"], abs=1e-6)
+
+
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, clip_norm=1e-3, max_steps=1)
     before = [parameter.detach().clone() for parameter in trainer.parts.model.parameters()]
@@ -136,6 +180,29 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_own_exit_code(tmp_path: 
     with pytest.raises(NonFiniteError, match="step 1.*lower optimizer.lr") as caught:
         make_trainer(tmp_path, model).train()
     assert caught.value.exit_code == 4
+
+
+def test_the_step_that_failed_is_kept_whole_and_its_samples_are_named(tmp_path: Path) -> None:
+    def poisoned(step: int) -> Iterator[Batch]:
+        yield batch(0)
+        trainer.parts.model.conv.bias.register_hook(lambda gradient: gradient * float("nan"))
+        before.append({name: value.clone() for name, value in trainer.parts.model.state_dict().items()})
+        torch.manual_seed(5)
+        yield batch(1)
+
+    before: list[dict[str, Tensor]] = []
+    trainer = make_trainer(tmp_path, train_batches=poisoned)
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.train()
+    assert "Samples: 1a, 1b. Look into it: segtrain replay" in str(caught.value)
+    assert "the gradient's norm is nan at step 2" in str(caught.value)
+    kept = checkpoint.load(trainer.directory.nonfinite / "step_0000002.pt")
+    assert all(torch.equal(value, before[0][name]) for name, value in kept["model"].items())
+    assert kept["batches"][0]["names"] == ["1a", "1b"]
+    assert torch.equal(kept["batches"][0]["images"], batch(1).images)
+    torch.manual_seed(5)
+    assert torch.equal(kept["random"][0]["torch"], torch.get_rng_state())
+    assert not trainer.directory.last.exists()
 
 
 def test_weights_that_a_nan_has_reached_replace_no_checkpoint(tmp_path: Path) -> None:
@@ -185,6 +252,111 @@ def test_the_best_is_the_largest_or_the_smallest_as_told(tmp_path: Path, mode, v
     assert (trainer.state.best_value, trainer.state.best_step) == (best, values.index(best))
 
 
+def test_a_run_ends_when_nothing_got_better_for_so_many_evaluations(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, factor=0.0, max_steps=50, evaluate_every=2, patience=3)
+    trainer.train()
+    assert trainer.finished
+    assert (trainer.state.step, trainer.state.best_step) == (8, 2)  # 2 is the best, 4, 6 and 8 are no better
+
+
+def test_a_gain_too_small_to_count_is_still_the_best(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, evaluate_every=1, patience=3, min_gain=0.1)
+    stale = []
+    for step, value in enumerate([0.5, 0.55, 0.7, 0.71], start=1):
+        trainer.state.step = step
+        assert trainer._record_best({"miou": value})
+        stale.append(trainer.state.stale_evaluations)
+    assert stale == [0, 1, 0, 1]
+
+
+def test_averaged_weights_are_evaluated_and_saved_beside_the_raw_ones(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, ema_decay=0.5, ema_warmup=1)
+    trainer.train()
+    kinds = [json.loads(line)["kind"] for line in trainer.directory.metrics.read_text().splitlines()]
+    assert kinds == ["train"] * 4 + ["val_raw", "val"]
+    saved = checkpoint.load(trainer.directory.last)
+    assert saved["ema"]["updates"] == 4
+    averages = Pixelwise()
+    averages.load_state_dict(saved["ema"]["model"])
+    trainer.parts.predictor.model = averages
+    again = evaluate(
+        trainer.parts.predictor, trainer.parts.criterion, trainer.parts.val_batches, FACTS, 6, 0, lambda: False
+    )
+    assert again is not None
+    assert trainer.newest is not None
+    assert again.loss == trainer.newest.loss
+    assert not torch.equal(saved["model"]["conv.weight"], saved["ema"]["model"]["conv.weight"])
+
+
+def test_a_part_that_is_frozen_at_first_keeps_its_weights_until_its_step(tmp_path: Path) -> None:
+    model = nn.Module()
+    model.first, model.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+    model.forward = lambda images: ModelOutput(model.second(model.first(images)), {})
+    before = model.first.weight.detach().clone()
+    trainer = make_trainer(tmp_path, model, freeze={"first": 2}, max_steps=3)
+    batches = stream(0)
+    for moved in (False, False, True):
+        trainer.train_step(batches)
+        assert torch.equal(model.first.weight, before) is not moved
+
+
+def test_a_compiled_model_trains_alike_under_its_own_names(tmp_path: Path) -> None:
+    plain, compiled = make_trainer(tmp_path / "plain"), make_trainer(tmp_path / "compiled")
+    compiled.step.model = torch.compile(compiled.step.model, backend="eager")
+    plain.train()
+    compiled.train()
+    ours, other = (checkpoint.load(trainer.directory.last)["model"] for trainer in (plain, compiled))
+    assert ours.keys() == other.keys()
+    assert all(torch.allclose(ours[name], other[name], atol=1e-6) for name in ours)
+
+
+def with_scaler(tmp_path: Path, **changes) -> Trainer:
+    """Loss scaling as fp16 has it, in float32 on the CPU."""
+    trainer = make_trainer(tmp_path, **changes)
+    hardware = replace(trainer.hardware, loss_scaling=True)
+    return Trainer(trainer.parts, trainer.options, SAVING, trainer.max_steps, hardware, trainer.directory, None)
+
+
+def test_an_overflowing_gradient_skips_its_update_and_is_counted(tmp_path: Path) -> None:
+    trainer = with_scaler(tmp_path)
+    calls = []
+
+    def overflow_once(gradient: Tensor) -> Tensor:
+        calls.append(gradient)
+        return gradient * float("inf") if len(calls) == 2 else gradient
+
+    trainer.parts.model.conv.weight.register_hook(overflow_once)
+    batches, weights = stream(0), []
+    for _ in range(3):
+        trainer.train_step(batches)
+        weights.append(trainer.parts.model.conv.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert (trainer.state.step, trainer.state.skipped_steps, trainer.state.skipped_in_a_row) == (3, 1, 0)
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run(tmp_path: Path) -> None:
+    trainer = with_scaler(tmp_path, max_skipped_steps=2, max_steps=10)
+    trainer.parts.model.conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError, match=r"max_skipped_steps=2: gradients overflowed in 3 updates in a row"):
+        trainer.train()
+
+
+def test_out_of_memory_names_the_batch_size_that_fits(tmp_path: Path) -> None:
+    class Hungry(Pixelwise):
+        def forward(self, images: Tensor) -> ModelOutput:
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            return super().forward(images)
+
+    def large(step: int) -> Iterator[Batch]:
+        yield Batch(torch.cat([batch(0).images] * 4), torch.cat([batch(0).labels] * 4), batch(0).names * 4)
+
+    trainer = make_trainer(tmp_path, Hungry(), train_batches=large)
+    with pytest.raises(MachineError, match=r"data.batch_size=8 of 8 x 8 pixels .* 3 fits: set data.batch_size=3 "):
+        trainer.train()
+
+
 def test_an_absent_class_is_no_best(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     assert trainer._record_best({"miou": None}) is False
@@ -229,7 +401,7 @@ def test_every_precision_learns_on_cuda(tmp_path: Path, precision: str) -> None:
     trainer.parts.model.to("cuda")
     trainer.parts.normalize.to("cuda")
     trainer.parts.predictor.hardware = hardware
-    cuda = Trainer(trainer.parts, options, 30, hardware, trainer.directory, None)
+    cuda = Trainer(trainer.parts, options, SAVING, 30, hardware, trainer.directory, None)
     cuda.train()
     assert cuda.newest is not None
     assert cuda.newest.matrix.miou() > 0.8

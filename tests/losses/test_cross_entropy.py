@@ -80,3 +80,29 @@ def test_class_weights_travel_in_the_state():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         cross_entropy(3, **options)
+
+
+def binary_batch():
+    """z [2, 1, 5, 7], what a model of one channel gives and the logits made of it, and labels."""
+    generator = torch.Generator().manual_seed(5)
+    z = 3 * torch.randn(2, 1, 5, 7, generator=generator)
+    labels = torch.randint(0, 2, (2, 5, 7), generator=generator)
+    labels[:, 0] = IGNORE
+    return z, torch.cat([torch.zeros_like(z), z], dim=1), labels
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_of_a_binary_task_it_is_torchs_binary_cross_entropy(smoothing):
+    z, logits, labels = binary_batch()
+    valid = labels != IGNORE
+    target = labels[valid].float() * (1 - smoothing) + smoothing / 2
+    expected = F.binary_cross_entropy_with_logits(z[:, 0][valid], target)
+    torch.testing.assert_close(cross_entropy(2, None, smoothing)(logits, labels), expected)
+
+
+def test_of_a_binary_task_the_foregrounds_weight_is_torchs_pos_weight_but_for_the_denominator():
+    z, logits, labels = binary_batch()
+    valid = labels != IGNORE
+    target = labels[valid].float()
+    total = F.binary_cross_entropy_with_logits(z[:, 0][valid], target, pos_weight=tensor(3.0), reduction="sum")
+    torch.testing.assert_close(cross_entropy(2, [1.0, 3.0])(logits, labels), total / (target * 2 + 1).sum())

@@ -1,5 +1,7 @@
 """What every loss over logits and labels holds: each YAML in configs/loss, and some with other options."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -24,11 +26,12 @@ LOSSES = {
 }
 
 
-def from_yaml(option, ignore_index=IGNORE):
+@cache
+def from_yaml(option, ignore_index=IGNORE, num_classes=4):
     composed = []
     assert run_command("train", [f"loss={option}"], lambda job: composed.append(job.config)) == 0
     node = Builder(composed[0]).section("loss")
-    return Slot("loss", node, torch.nn.Module, {"num_classes": 4, "ignore_index": ignore_index}).build()
+    return Slot("loss", node, torch.nn.Module, {"num_classes": num_classes, "ignore_index": ignore_index}).build()
 
 
 @pytest.fixture(params=[*find_groups()["loss"], *LOSSES], scope="module")
@@ -92,10 +95,11 @@ def test_half_precision_logits_are_computed_with_in_float32(loss, dtype):
     assert half.grad.isfinite().all()
 
 
-def test_autocast_does_not_change_the_value(loss):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_does_not_change_the_value(loss, dtype):
     logits, labels = batch()
     expected = loss(logits, labels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         value = loss(logits, labels)
     assert value.dtype == torch.float32
     assert value == expected
@@ -122,6 +126,17 @@ def test_batch_of_one(loss):
     assert loss(*batch(num_images=1)).isfinite()
 
 
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_images_of_one_pixel(loss, num_images):
+    logits = torch.linspace(-1, 1, 4 * num_images).view(num_images, 4, 1, 1).requires_grad_()
+    labels = torch.tensor([2, IGNORE][:num_images]).view(-1, 1, 1)
+    value = loss(logits, labels)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    assert loss(logits, torch.full_like(labels, IGNORE)) == 0
+
+
 def test_a_class_without_a_pixel_leaves_value_and_gradient_finite(loss):
     logits, labels = batch()
     value = loss(logits, labels.where(labels == IGNORE, labels % 2))
@@ -145,3 +160,68 @@ def test_gradient_is_that_of_finite_differences(loss):
 def test_labels_of_another_shape_are_refused(loss, shape):
     with pytest.raises(ValueError, match="expected"):
         loss(batch()[0], torch.zeros(shape, dtype=torch.int64))
+
+
+# A binary task: the model's one logit z arrives as [0, z].
+
+
+@pytest.fixture(params=find_groups()["loss"], scope="module")
+def binary_loss(request):
+    return from_yaml(request.param, num_classes=2)
+
+
+def binary_batch(num_images=2):
+    generator = torch.Generator().manual_seed(4)
+    z = 2 * torch.randn(num_images, 1, 6, 5, generator=generator)
+    labels = torch.randint(0, 2, (num_images, 6, 5), generator=generator)
+    labels[:, 1] = IGNORE
+    return z.requires_grad_(), labels
+
+
+def two(z):
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_binary_only_the_difference_of_the_logits_matters(binary_loss, num_images):
+    z, labels = binary_batch(num_images)
+    value = binary_loss(two(z), labels)
+    torch.testing.assert_close(binary_loss(torch.cat([-z / 2, z / 2], dim=1), labels), value)
+    torch.testing.assert_close(binary_loss(two(z) - 3, labels), value)
+
+
+def test_binary_a_step_down_the_gradient_lowers_the_loss(binary_loss):
+    z, labels = binary_batch()
+    binary_loss(two(z), labels).backward()
+    assert z.grad.isfinite().all()
+    assert z.grad[:, 0][labels == IGNORE].eq(0).all()
+    with torch.no_grad():
+        assert binary_loss(two(z - 1e-2 * z.grad / z.grad.norm()), labels) < binary_loss(two(z), labels)
+
+
+def test_binary_all_ignored_gives_exactly_0_with_a_graph(binary_loss):
+    z, labels = binary_batch()
+    value = binary_loss(two(z), torch.full_like(labels, IGNORE))
+    value.backward()
+    assert value.item() == 0
+    assert z.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("only", [0, 1], ids=["no foreground", "no background"])
+def test_binary_one_of_the_classes_may_be_absent(binary_loss, only):
+    z, labels = binary_batch()
+    value = binary_loss(two(z), torch.full_like(labels, only))
+    value.backward()
+    assert value.isfinite()
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("sign", [1, -1], ids=["right", "wrong"])
+def test_binary_extreme_logits_give_a_finite_value_and_gradient(binary_loss, sign, dtype):
+    _, labels = binary_batch()
+    z = (sign * 1e4 * (2.0 * (labels == 1) - 1)).unsqueeze(1).to(dtype).requires_grad_()
+    value = binary_loss(two(z), labels)
+    value.backward()
+    assert value.isfinite()
+    assert z.grad.isfinite().all()

@@ -44,6 +44,7 @@ def test_scores_by_hand_with_an_absent_class():
     np.testing.assert_allclose(matrix.iou(), [2 / 3, 2 / 3, NAN])
     np.testing.assert_allclose(matrix.dice(), [4 / 5, 4 / 5, NAN])
     np.testing.assert_allclose(matrix.class_accuracy(), [2 / 3, 1, NAN])
+    np.testing.assert_allclose(matrix.precision(), [1, 2 / 3, NAN])
     assert matrix.pixel_accuracy() == pytest.approx(4 / 5)
     assert matrix.miou() == pytest.approx(2 / 3)
     assert matrix.mean_dice() == pytest.approx(4 / 5)
@@ -92,6 +93,7 @@ def test_equals_torchmetrics(ignore_index):
     close(matrix.iou(), functional.multiclass_jaccard_index(pred, labels, average="none", **options))
     close(matrix.miou(), functional.multiclass_jaccard_index(pred, labels, average="macro", **options))
     close(matrix.class_accuracy(), functional.multiclass_accuracy(pred, labels, average="none", **options))
+    close(matrix.precision(), functional.multiclass_precision(pred, labels, average="none", **options))
     close(matrix.mean_class_accuracy(), functional.multiclass_accuracy(pred, labels, average="macro", **options))
     close(matrix.pixel_accuracy(), functional.multiclass_accuracy(pred, labels, average="micro", **options))
     close(matrix.dice(), functional.multiclass_f1_score(pred, labels, average="none", **options))
@@ -149,10 +151,14 @@ def test_summary_is_plain_json_with_null_for_absent_classes():
     assert summary["per_class"]["sky"] == {
         "iou": pytest.approx(2 / 3),
         "accuracy": 1.0,
+        "precision": pytest.approx(2 / 3),
         "dice": pytest.approx(0.8),
         "pixels": 2,
     }
-    assert summary["per_class"]["bus"] == {"iou": None, "accuracy": None, "dice": None, "pixels": 0}
+    assert summary["per_class"]["bus"] == {
+        **dict.fromkeys(("iou", "accuracy", "precision", "dice")),
+        "pixels": 0,
+    }
     assert summary["confusion"] == [[2, 1, 0], [0, 2, 0], [0, 0, 0]]
 
 

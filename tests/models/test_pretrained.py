@@ -15,6 +15,7 @@ from segtrain.errors import CheckpointError
 from segtrain.models import pretrained
 from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
+from segtrain.models.binary import give_two_logits
 from segtrain.models.deeplabv3 import DeepLabV3
 from segtrain.models.deeplabv3plus import DeepLabV3Plus
 from segtrain.models.fcn import DilatedFCN
@@ -75,6 +76,19 @@ def test_torchvisions_file_gives_torchvisions_logits(family, backbone, tmp_path)
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images).logits, theirs(images)["out"], atol=1e-5, rtol=0)
+
+
+def test_another_frameworks_model_of_one_class_is_that_of_a_binary_task(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    torch.manual_seed(0)
+    theirs = trained(smp.Unet("resnet18", encoder_weights=None, decoder_channels=(32, 16, 8, 8, 4), classes=1)).eval()
+    model = unet(num_classes=1)
+    give_two_logits(model)
+    load_model_weights(model, save(theirs.state_dict(), tmp_path / "theirs.pth"), None, None, strict=True)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        probabilities = model.eval()(images).logits.softmax(dim=1)
+        torch.testing.assert_close(probabilities[:, 1:], theirs(images).sigmoid(), atol=1e-5, rtol=0)
 
 
 def test_torchvisions_auxiliary_head_is_loaded_where_the_model_has_it(tmp_path):

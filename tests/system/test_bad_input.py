@@ -428,6 +428,16 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def both(damage: Callable[[Path], object]) -> Damage:
+    """To every checkpoint of a run: one that is sound would be gone on from."""
+
+    def spoil(run: Path) -> None:
+        for path in (run / "checkpoints").glob("*.pt"):
+            damage(path)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("damage", "words", "said"),
     [
@@ -435,7 +445,7 @@ def flip_a_bit(path: Path) -> None:
         (no_damage, "resume=RUN/config.yaml", "resume=RUN/config.yaml: no such folder; name a run's folder"),
         (no_damage, "resume=RUN/checkpoints", "resume=RUN/checkpoints: config.yaml is missing; is it a run's folder?"),
         (
-            remove("checkpoints/last.pt"),
+            both(lambda path: path.unlink()),
             "resume=RUN",
             "resume=RUN: it holds no checkpoint, so there is nothing to go on",
         ),
@@ -443,12 +453,8 @@ def flip_a_bit(path: Path) -> None:
         (write("config.yaml", "a: [1"), "resume=RUN", "config.yaml, line 1: not valid YAML"),
         (write("config.yaml", "[1]"), "resume=RUN", "config.yaml: no config of a training"),
         (write("config.yaml", "seed: 1"), "resume=RUN", "config.yaml: no config of a training"),
-        (lambda run: flip_a_bit(run / "checkpoints/last.pt"), "resume=RUN", "last.pt: damaged"),
-        (
-            lambda run: halve(run / "checkpoints/last.pt"),
-            "resume=RUN",
-            "last.pt: not a segtrain checkpoint, or cut off",
-        ),
+        (both(flip_a_bit), "resume=RUN", "last.pt: damaged"),
+        (both(halve), "resume=RUN", "last.pt: not a segtrain checkpoint, or cut off"),
         (no_damage, "resume=RUN model.decoder_channels=[8,8,8,8]", "last.pt: holds the weights of another model"),
         (no_damage, "resume=RUN optimizer=sgd", "last.pt: holds the state of another optimizer"),
         (no_damage, "resume=RUN data.classes=[background,disc] data.palette=null", "weights of another model"),

@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_its_reader_needs(finished_run: Path) -> None:
         *("config.yaml", "environment.json", "train.log", "metrics.jsonl", "results.json"),
         *("checkpoints", "tensorboard", "pictures"),
     }
-    assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {"last.pt", "step_0000003.pt", "best.pt"}
     assert OmegaConf.load(finished_run / "config.yaml").trainer.max_steps == 6
     assert "train" in json.loads((finished_run / "environment.json").read_text())["command"]
     assert [record["step"] for record in lines(finished_run, "train")] == [1, 2, 3, 4, 5, 6]
@@ -60,7 +60,7 @@ def test_results_hold_the_keys_that_stay(finished_run: Path) -> None:
     results = json.loads((finished_run / "results.json").read_text())
     assert {"miou", "pixel_accuracy", "mean_class_accuracy", "mean_dice", "per_class", "confusion"} <= set(results)
     assert (results["step"], results["images"]) == (6, 5)
-    assert set(results["per_class"]["disc"]) == {"iou", "accuracy", "dice", "pixels"}
+    assert set(results["per_class"]["disc"]) == {"iou", "accuracy", "precision", "dice", "pixels"}
     assert np.array(results["confusion"]).shape == (7, 7)
 
 
