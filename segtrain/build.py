@@ -229,7 +229,9 @@ class Builder:
         node = self._split("loss")[0]
         rules = _weight_rules(node)
         if rules and dataset is not None:
-            counts = pixel_counts(dataset, progress=True)
+            options = self.loader_options()
+            skipped = options.skipped_items(dataset) if options.on_error == "skip" else None
+            counts = pixel_counts(dataset, progress=True, skipped=skipped)
             computed = {rule: class_weights(rule, *counts) for rule in rules}
             for rule, weights in computed.items():
                 rows = ", ".join(

@@ -1,5 +1,6 @@
 """Batches out of worker processes, and what becomes of a run whose workers die or hang: one line with the sample."""
 
+import atexit
 import contextlib
 import math
 import multiprocessing
@@ -23,15 +24,20 @@ POLL = 0.25
 # Seconds that workers have to finish what they are reading when nobody wants it any more.
 _GRACE = 2.0
 
+# By which a process ends itself.
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+
 
 def start_worker(board: Board, worker: int) -> None:
-    """One thread a worker, and no part in the training process's signals: it decides when the workers end."""
+    """One thread a worker, and no part in the training process's signals: it decides when the workers end.
+
+    A scheduler or a terminal signals all processes of a run; the batches of its last step must still arrive.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     board.register(worker)
 
 
@@ -55,17 +61,18 @@ class Workers:
         self._board = board
         self._describe = describe
         self._timeout = timeout
-        self._lost = False
+        self._killed = False
         others = set(multiprocessing.active_children())
         try:
             with _own_handler_of_dead_children():
                 self._batches: Iterator[Fetched] | None = iter(loader)
         except (OSError, RuntimeError) as error:
-            short = shortage(error)
-            if short is None:
-                raise
-            raise short from None
+            if "DataLoader worker" in str(error):
+                raise MachineError("a loader worker died before it read a sample; data.workers=0 shows why") from None
+            raise shortage(error) or error from None
         self._processes = [process for process in multiprocessing.active_children() if process not in others]
+        # Before multiprocessing's own, which waits for ever for a process that ignores SIGTERM.
+        atexit.register(self._kill)
 
     def next(self) -> Fetched | None:
         """The next batch, None after the last.
@@ -86,7 +93,7 @@ class Workers:
                     if not understood:
                         raise
             if problem is not None:
-                self._lost = True
+                self._kill()
                 raise MachineError(problem)
 
     def _problem(self, error: Exception, deadline: float) -> tuple[str | None, bool]:
@@ -112,19 +119,17 @@ class Workers:
         code = process.exitcode or 0
         reading = next((reading for reading in self._board.readings() if reading.pid == process.pid), None)
         where = self._where(reading)
+        if code >= 0:
+            return f"a loader worker ended with exit code {code} {where}; data.workers=0 shows why"
+        name = signal.Signals(-code).name if -code in [*signal.Signals] else f"signal {-code}"
         if code == -signal.SIGBUS:
-            return f"a loader worker was killed (SIGBUS) {where}; {shared_memory_is_short()}"
-        if code == -signal.SIGKILL:
-            return (
-                f"a loader worker was killed (SIGKILL) {where}; if the system ran out of memory (dmesg says so), lower "
-                "data.workers or data.batch_size"
-            )
-        if code < 0:
-            name = signal.Signals(-code).name
-            return (
-                f"a loader worker crashed ({name}) {where}; check that sample's files, or read them with data.workers=0"
-            )
-        return f"a loader worker ended with exit code {code} {where}; data.workers=0 shows why"
+            return f"a loader worker was killed ({name}) {where}; {shared_memory_is_short()}"
+        if -code in _CRASHES:
+            return f"a loader worker crashed ({name}) {where}; is that sample's file damaged? data.workers=0 shows more"
+        return (
+            f"a loader worker was killed ({name}) {where}; if the system ran out of memory (dmesg says so), lower "
+            "data.workers or data.batch_size"
+        )
 
     def _hang(self) -> str:
         busy = [reading for reading in self._board.readings() if reading.busy]
@@ -148,16 +153,23 @@ class Workers:
 
         torch alone would wait five seconds for each one that hangs.
         """
-        timer = threading.Timer(_GRACE if patiently and not self._lost else 0, self._kill)
-        timer.start()
+        if not patiently:
+            self._kill()
+        # At the interpreter's exit they are killed already, and no thread can be started any more.
+        timer = None if self._killed else threading.Timer(_GRACE, self._kill)
+        if timer is not None:
+            timer.start()
         try:
             self._batches = None  # its last reference: tells the workers to end, and waits for them
         finally:
-            timer.cancel()
-            timer.join()
+            if timer is not None:
+                timer.cancel()
+                timer.join()
             self._kill()  # those that did not hear of it, because someone still holds the iterator
+            atexit.unregister(self._kill)
 
     def _kill(self) -> None:
+        self._killed = True
         for process in self._processes:
             with contextlib.suppress(ValueError):  # closed already
                 process.kill()

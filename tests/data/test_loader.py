@@ -3,7 +3,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from segtrain.data.board import Board
+from segtrain.data.fetching import Fetch
 from segtrain.data.loader import LoaderOptions, eval_loader, train_loader
 from segtrain.errors import ConfigError, DataError
 from segtrain.transforms import build_transforms
@@ -115,6 +118,16 @@ def test_no_global_random_state_is_consumed(workers, shapes, augmented):
     train(augmented, 2, workers=workers)
     evaluate(shapes(), workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_a_worker_sends_can_be_pinned(shapes, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: -tensor)
+    fetched = Fetch(shapes(), Board(0), None, 0).__getitems__([(0, 1), (0, 2)])
+    pinned = pin_memory(fetched)
+    assert torch.equal(pinned.groups[0][0], -fetched.groups[0][0])
+    assert torch.equal(pinned.groups[0][1], -fetched.groups[0][1])
+    assert pinned.groups[0][2] == fetched.groups[0][2]
+    assert (pinned.skipped, pinned.failure) == (fetched.skipped, fetched.failure)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from itertools import islice
 
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 
+from segtrain.data.board import Board
 from segtrain.data.loader import LoaderOptions, eval_loader, train_loader
 from segtrain.data.machine import shortage
 from segtrain.data.sampler import TrainBatchSampler, substitutes
+from segtrain.data.workers import receive
 from segtrain.errors import DataError, MachineError
 from segtrain.types import WHOLE, Sample, Shard
 
@@ -120,6 +123,19 @@ def contents(batches):
 
 
 @pytest.fixture
+def run_script(tmp_path):
+    """`run_script(source, *wrapper)`: a Python program of its own, its source preceded by `import numpy as np`."""
+
+    def run(source, *wrapper):
+        script = tmp_path / "script.py"
+        script.write_text("import numpy as np\n" + textwrap.dedent(source))
+        command = [*wrapper, sys.executable, str(script)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+    return run
+
+
+@pytest.fixture
 def no_worker_left():
     """Afterwards no worker is left running."""
     yield
@@ -139,7 +155,10 @@ def no_worker_left():
             kill(signal.SIGBUS),
             "a loader worker was killed (SIGBUS) while it read sample {}; shared memory is too small",
         ),
-        (kill(signal.SIGSEGV), "a loader worker crashed (SIGSEGV) while it read sample {}; check that sample's files"),
+        (
+            kill(signal.SIGSEGV),
+            "a loader worker crashed (SIGSEGV) while it read sample {}; is that sample's file damaged?",
+        ),
         (lambda index: os._exit(7), "a loader worker ended with exit code 7 while it read sample {}"),
         (raises(SystemExit(5)), "a loader worker ended with exit code 5 while it read sample {}"),
     ],
@@ -166,6 +185,22 @@ def test_a_worker_killed_between_two_batches_is_noticed_when_the_next_is_asked_f
         next(batches)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(20))
+@pytest.mark.usefixtures("no_worker_left")
+def test_a_worker_killed_at_any_moment_is_noticed(trial):
+    loader = train_loader(Faulty(at(do=None)), options(batch_size=4, workers=2), 0, trial, pin_memory=False)
+    batches = iter(loader)
+    next(batches)
+    victim = multiprocessing.active_children()[trial % 2]
+    killer = threading.Timer(0.005 * trial, victim.kill)
+    killer.start()
+    with pytest.raises(MachineError, match=r"a loader worker was killed \(SIGKILL\) .* sample"):
+        for _ in batches:
+            pass
+    killer.join()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("hang", [sleep, sleep_through_sigterm])
 @pytest.mark.usefixtures("no_worker_left")
@@ -182,6 +217,37 @@ def test_a_pass_given_up_early_does_not_wait_for_a_hung_worker():
     batches = iter(eval_loader(Faulty(at(3, 5, do=sleep)), options(workers=2), pin_memory=False))
     next(batches)
     batches.close()
+
+
+@pytest.mark.usefixtures("no_worker_left")
+def test_workers_do_not_heed_the_signals_that_a_scheduler_sends_to_all_processes():
+    batches = iter(eval_loader(Faulty(at(do=None), length=50), options(), pin_memory=False))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    assert len(list(batches)) == 24
+
+
+def test_a_program_ends_although_its_loader_hangs(run_script):
+    done = run_script("""
+        import time
+        from segtrain.data.loader import LoaderOptions, eval_loader
+        from segtrain.types import Sample
+
+        class Hanging:
+            names = describe = None
+            def __len__(self):
+                return 4
+            def __getitem__(self, key):
+                if key[1] > 0:
+                    time.sleep(3600)
+                return Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), str(key[1]))
+
+        batches = iter(eval_loader(Hanging(), LoaderOptions(1, 1, 2, True, 30, "raise", 0), pin_memory=False))
+        print(next(batches)[0].names)
+    """)
+    assert (done.returncode, done.stdout) == (0, "('0',)\n")
 
 
 @pytest.mark.usefixtures("no_worker_left")
@@ -239,41 +305,66 @@ def test_what_the_machine_lacks_is_named_with_its_remedy(error, said):
     assert "\n" not in str(problem)
 
 
+class Unstartable:
+    """A loader whose workers cannot be started."""
+
+    num_workers = 1
+
+    def __init__(self, error):
+        self.error = error
+
+    def __iter__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), MachineError, "shared memory is too small"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MachineError, "lower data.workers"),
+        (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "), MachineError, "died before it read"),
+        (RuntimeError("something else"), RuntimeError, "something else"),
+    ],
+    ids=["shared memory", "memory", "killed", "bug"],
+)
+def test_workers_that_cannot_be_started_are_the_machines_fault_where_it_lacks_something(error, kind, said):
+    with pytest.raises(kind, match=said):
+        next(receive(Unstartable(error), Board(1), str, 60))
+
+
 def test_other_exceptions_are_no_shortage():
     assert shortage(RuntimeError("stack expects each tensor to be equal size")) is None
     assert shortage(OSError(errno.ENOENT, "No such file or directory")) is None
 
 
-def test_shared_memory_that_is_too_small_is_one_line_with_the_remedy(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
-        import numpy as np
+def test_shared_memory_that_is_too_small_is_one_line_with_the_remedy(run_script):
+    small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=5m tmpfs /dev/shm && exec "$@"', "sh"]
+    try:
+        subprocess.run([*small, "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no right to mount a small /dev/shm of its own")
+    done = run_script(
+        """
         from segtrain.data.loader import LoaderOptions, eval_loader
         from segtrain.errors import MachineError
         from segtrain.types import Sample
 
         class Large:
+            names = None
             def __len__(self):
                 return 8
             def describe(self, index):
                 return str(index)
-            names = None
             def __getitem__(self, key):
                 return Sample(np.zeros((1024, 1024, 3), np.uint8), np.zeros((1024, 1024), np.uint8), str(key[1]))
 
-        options = LoaderOptions(1, 4, 2, True, 30, "raise", 0)
         try:
-            list(eval_loader(Large(), options, pin_memory=False))
+            list(eval_loader(Large(), LoaderOptions(1, 4, 2, True, 30, "raise", 0), pin_memory=False))
         except MachineError as error:
             print(error.exit_code, error)
-        """)
+        """,
+        *small,
     )
-    mount = "mount -t tmpfs -o size=5m tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a small /dev/shm of its own")
-    run = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" "$1"', sys.executable, str(script)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=50, check=True)
     assert done.stdout.startswith("3 shared memory is too small for the batches that the loader's workers send: ")
     assert "of 5.0 MiB are free in /dev/shm; enlarge it (docker run --shm-size=8g, or --ipc=host), lower" in done.stdout
     assert done.stdout.count("\n") == 1

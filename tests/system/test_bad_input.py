@@ -1,5 +1,7 @@
 """Whole commands given something wrong: exit code 2, one clear line, no traceback, and nothing that looks finished."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from segtrain.data import dataset, reading
 from segtrain.engine import checkpoint
+from segtrain.engine.run_directory import read_json
 from tests.system.conftest import TINY
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -102,6 +106,8 @@ WRONG_CONFIGURATIONS = [
     ("~optimizer.lr", "optimizer.lr is missing"),
     # values out of range, or that do not go together
     ("data.batch_size=0", "data.batch_size=0: give 1 or more"),
+    ("data.max_skipped=-1", "data.max_skipped=-1: give 0 or more"),
+    ("data.on_error=ignore", "data.on_error='ignore' is not one of 'raise', 'skip'"),
     ("optimizer.lr=-1", "optimizer.lr: -1 must be above 0"),
     ("optimizer.lr=inf", "optimizer.lr: inf must be above 0 and finite"),
     ("optimizer.eps=-1", "optimizer: AdamW refused its arguments: Invalid epsilon value: -1"),
@@ -334,6 +340,56 @@ def test_a_loader_worker_passes_the_line_on(run_cli: RunCli, pictures: Path, tmp
     assert code == 2, err
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith(f"segtrain: error: {pictures}/images/a.jpg: unreadable or truncated")
+
+
+def test_damaged_files_are_skipped_by_choice_and_listed(run_cli: RunCli, pictures: Path, tmp_path: Path) -> None:
+    halve(pictures / "images" / "a.jpg")
+    halve(pictures / "masks" / "d.png")
+    code, _, err = run_cli(
+        *("train", *folder_data(pictures), f"run_dir={tmp_path / 'run'}", "data.on_error=skip"),
+        "loss.class_weights=median_frequency",
+    )
+    assert code == 0, err
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count(f"skipped sample a (1 of at most 10): {pictures}/images/a.jpg: unreadable or truncated") == 1
+    assert log.count(f"skipped sample d (1 of at most 10): {pictures}/masks/d.png: unreadable or truncated") == 1
+    assert read_json(tmp_path / "run" / "results.json")["images"] == 1
+
+
+def test_more_damaged_files_than_may_be_skipped_end_the_run_with_their_list(
+    run_cli: RunCli, pictures: Path, tmp_path: Path
+) -> None:
+    halve(pictures / "images" / "a.jpg")
+    halve(pictures / "masks" / "b.png")
+    code, _, err = run_cli(
+        *("train", *folder_data(pictures), f"run_dir={tmp_path / 'run'}", "data.on_error=skip", "data.max_skipped=1")
+    )
+    assert code == 2, err
+    assert "Traceback" not in err
+    lines = err[err.index("segtrain: error:") :].splitlines()
+    assert lines[0] == "segtrain: error: 2 samples could not be read, more than data.max_skipped=1:"
+    assert sorted(line.split(": unreadable")[0] for line in lines[1:]) == [
+        f"a: {pictures}/images/a.jpg",
+        f"b: {pictures}/masks/b.png",
+    ]
+
+
+def test_a_killed_worker_ends_the_run_with_the_sample_it_read_and_exit_code_3(
+    run_cli: RunCli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_image(path: Path, in_channels: int) -> np.ndarray:
+        if path.name == "b.jpg":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reading.read_image(path, in_channels)
+
+    monkeypatch.setattr(dataset, "read_image", read_image)  # the worker is forked, and has it too
+    code, _, err = run_cli("train", *folder_data(pictures), f"run_dir={tmp_path / 'run'}", "data.workers=1")
+    assert code == 3, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith(
+        f"segtrain: error: a loader worker was killed (SIGKILL) while it read sample b ({pictures}/images/b.jpg, "
+        f"{pictures}/masks/b.png); "
+    )
 
 
 # Where a run is written, and what it goes on from.
