@@ -16,6 +16,7 @@ from segtrain.compose import Job
 from segtrain.data.loader import TrainLoader, eval_loader, train_loader
 from segtrain.engine.checkpoint_folder import candidates, newest_sound
 from segtrain.engine.evaluate import check_monitor, monitor_name, try_criterion
+from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
@@ -208,6 +209,7 @@ def _assemble(
         normalize=normalize,
         criterion=criterion,
         optimizer=builder.optimizer(model),
+        freezing=FreezeSchedule(model, options.freeze or {}),
         schedule=builder.schedule(max_steps),
         train_batches=train_batches,
         val_batches=eval_loader(unaugmented, loader_options, pin_memory),

@@ -33,7 +33,7 @@ class TrainerOptions:
     ema_evaluate_raw: bool
     patience: int | None
     min_gain: float
-    freeze: dict[str, int]
+    freeze: dict[str, int] | None
     overfit_batches: int | None
     compile: bool
     max_skipped_steps: int

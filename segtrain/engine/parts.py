@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from segtrain.engine.freezing import FreezeSchedule
 from segtrain.inference import Predictor
 from segtrain.types import Batch, DataFacts, Example
 
@@ -22,6 +23,7 @@ class Parts:
         normalize: uint8 images -> float images, on the device.
         criterion: (ModelOutput, labels, shares) -> (total, terms), and `denominators`: a `segtrain.losses.Criterion`.
         optimizer: its groups hold `initial_lr`, and a `name` for the log.
+        freezing: parts of the model that learn later.
         schedule: step -> factor on every group's `initial_lr`.
         train_batches: step -> the endless stream of training batches, from that step on.
         val_batches: one pass over the validation set.
@@ -36,6 +38,7 @@ class Parts:
     normalize: nn.Module
     criterion: nn.Module
     optimizer: Optimizer
+    freezing: FreezeSchedule
     schedule: Callable[[int], float]
     train_batches: Callable[[int], Iterable[Batch]]
     val_batches: Iterable[list[Batch]]

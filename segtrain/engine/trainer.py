@@ -12,7 +12,6 @@ from PIL import Image
 from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOptions
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
-from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import RunLogger
 from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
@@ -69,7 +68,6 @@ class Trainer:
         self.world = world or World.solo(hardware.device)
         self.monitor = monitor_name(options.monitor, parts.facts)
         self.state = RunState()
-        self.freezing = FreezeSchedule(parts.model, options.freeze)
         self.step = TrainStep(parts, options, hardware, self.world)
         self.ema = None if options.ema_decay is None else EMA(parts.model, options.ema_decay, options.ema_warmup)
         self.window = Window(hardware.device)
@@ -130,8 +128,8 @@ class Trainer:
 
     def train_step(self, batches: Iterator[Batch]) -> None:
         """One update over `accumulate` batches of every rank."""
-        if self.freezing.apply(self.state.step):
-            log.info("step %d: %s", self.state.step, self.freezing.describe(self.state.step))
+        if self.parts.freezing.apply(self.state.step):
+            log.info("step %d: %s", self.state.step, self.parts.freezing.describe(self.state.step))
         # All of the step's batches are there before any is used: a bad sample leaves no half-done step behind.
         with self._progress_kept(), self.window.waiting_for_data():
             step_batches = [next(batches) for _ in range(self.options.accumulate)]

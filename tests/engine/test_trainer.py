@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segtrain.engine import checkpoint
 from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.evaluate import evaluate
+from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
@@ -45,7 +46,7 @@ OPTIONS = TrainerOptions(
     ema_evaluate_raw=True,
     patience=None,
     min_gain=0.0,
-    freeze={},
+    freeze=None,
     overfit_batches=None,
     compile=False,
     max_skipped_steps=20,
@@ -88,6 +89,7 @@ def make_trainer(
         normalize=normalize,
         criterion=Criterion(CrossEntropy(2, 255, None, 0.0), {}),
         optimizer=torch.optim.SGD([group], lr=0.1, momentum=0.9),
+        freezing=FreezeSchedule(model, options.freeze or {}),
         schedule=lambda step: factor,
         train_batches=train_batches,
         val_batches=[[batch(100)], [batch(101), batch(102)]],
