@@ -1,6 +1,7 @@
 """What the command line hears and says: arguments in, failures out. Imports neither torch nor Hydra."""
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -47,6 +48,23 @@ def existing_folder(name: str | None) -> Path | None:
     if not Path(name).is_dir():
         raise ConfigError(f"--config-dir {name}: no such folder")
     return Path(name).resolve()
+
+
+def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options and overrides, and the names of files and folders between them.
+
+    A word with a `=` is an override unless a file of that name exists.
+    """
+    words, names = [], []
+    rest = iter(argv)
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            words += [word, *itertools.islice(rest, 1)]
+        elif re.match(r"-|~|\+{0,2}[\w./@-]+=", word) and not Path(word).exists():
+            words.append(word)
+        else:
+            names.append(word)
+    return words, names
 
 
 def wants_traceback(argv: Sequence[str]) -> bool:

@@ -302,6 +302,8 @@ def test_every_key_of_a_primary_config_is_explained():
         ("segtrain checkpoint ver", ["verify"]),
         ("segtrain checkpoint inspect best.pt form", ["format="]),
         ("segtrain checkpoint inspect ", []),
+        ("segtrain lr_range model=unet_l", ["model=unet_light"]),
+        ("segtrain lr_range min_", ["min_lr="]),
         ("segtrain nonsense x", []),
         ("segtrain train --config-dir nowhere mod", []),
     ],

@@ -15,6 +15,7 @@ class Command(NamedTuple):
         examples: whole command lines.
         primary: the config in configs/ whose keys the command takes, or None if it takes no overrides.
         words: what the first argument may be, for completion; the other arguments may then be files.
+        takes_file: whether the first argument is a file or a folder.
         takes_groups: whether groups and keys of the train config are among the overrides it takes.
     """
 
@@ -23,6 +24,7 @@ class Command(NamedTuple):
     examples: tuple[str, ...]
     primary: str | None = None
     words: tuple[str, ...] = ()
+    takes_file: bool = False
     takes_groups: bool = True
 
 
@@ -65,6 +67,15 @@ COMMANDS = {
         "checkpoint",
         words=("inspect", "strip", "verify"),
         takes_groups=False,
+    ),
+    "lr_range": Command(
+        "find the learning rates that a model can train with, and suggest one",
+        "[GROUP=OPTION ...] [KEY=VALUE ...]",
+        (
+            "segtrain lr_range model=unet data=voc data.root=/data/VOCdevkit",
+            "segtrain lr_range model=unet optimizer=sgd max_lr=10 steps=200",
+        ),
+        "lr_range",
     ),
     "convert": Command(
         "rewrite the weights of a whole model that another framework saved",

@@ -1,7 +1,6 @@
 """`segtrain checkpoint inspect|strip|verify FILE ...`: what is in checkpoints, less of it, whether they are sound."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from segtrain.engine.contents import Contents
 from segtrain.errors import CheckpointError, ConfigError, SegtrainError, nearest
 from segtrain.load import check_average, check_parts
 from segtrain.options import read_options
+from segtrain.terminal import split_words
 
 ACTIONS = ("inspect", "strip", "verify")
 
@@ -31,7 +31,7 @@ class CheckpointOptions:
 
 def run(argv: Sequence[str]) -> int:
     """Raises ConfigError where no action or no file is named, and what the action raises."""
-    words, files = split_files(argv)
+    words, files = split_words(argv)
     action = files.pop(0) if files else ""
     if action not in ACTIONS:
         hint = f", not {action!r}{nearest(action, ACTIONS)}" if action else ""
@@ -50,12 +50,6 @@ def run(argv: Sequence[str]) -> int:
             _verify(paths, options)
 
     return compose.run_command("checkpoint", words, task)
-
-
-def split_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options and KEY=VALUE words, and what stands between them. A name with a `=` that exists is a file's."""
-    words = [word for word in argv if re.match(r"-|[+~]*\w+=", word) and not Path(word).exists()]
-    return words, [word for word in argv if word not in words]
 
 
 def _inspect(paths: list[Path], options: CheckpointOptions) -> None:

@@ -82,6 +82,8 @@ def candidates(line: str) -> list[str]:
         return []
     if COMMANDS[command].words and not earlier:
         return _beginning_with(word, COMMANDS[command].words)
+    if COMMANDS[command].takes_file and not earlier:
+        return []
     if not COMMANDS[command].takes_groups:
         own = primary_keys(COMMANDS[command].primary or command)
         return _beginning_with(word, [f"{key.name}=" for key in own]) if word else []  # none: the shell offers files

@@ -153,7 +153,7 @@ def _train(start: Start, command: Sequence[str]) -> None:
     if start.checkpoint is None and config.run_dir is not None:
         RunDirectory(Path(config.run_dir)).check_free(config.resume == "auto")  # before the data are read
     seed_everything(config.seed)
-    parts, max_steps, summary = _assemble(start, builder, options, hardware)
+    parts, max_steps, summary = assemble(start, builder, options, hardware)
 
     if start.checkpoint:
         _check_resumable(start.checkpoint, parts, config, max_steps)
@@ -173,7 +173,7 @@ def _train(start: Start, command: Sequence[str]) -> None:
     _say_goodbye(trainer)
 
 
-def _assemble(
+def assemble(
     start: Start, builder: Builder, options: TrainerOptions, hardware: Hardware
 ) -> tuple[Parts, int, list[str]]:
     """Everything that the trainer is handed, the length of the run in steps, and what there is to say about it."""

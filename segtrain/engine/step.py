@@ -66,7 +66,7 @@ class TrainStep:
         """
         self.set_rates(step)
         loaded = [self.to_device(batch) for batch in batches]
-        shares = self._shares([labels for _, labels in loaded])
+        shares = self.shares([labels for _, labels in loaded])
         losses, terms = [], []
         for number, ((images, labels), share) in enumerate(zip(loaded, shares, strict=True)):
             with self._gradients_kept_local(number < len(loaded) - 1):
@@ -111,7 +111,7 @@ class TrainStep:
         loss = self.parts.criterion(output, labels, shares)
         return loss.total, loss.terms
 
-    def _shares(self, labels: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def shares(self, labels: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """What each batch counts, by term. Ranks average their gradients, so each counts as often as there are ranks.
 
         A batch alone counts 1, and nothing is computed for it.

@@ -141,7 +141,7 @@ def test_a_resumed_run_says_that_a_stripped_file_lacks_its_optimizer(two_checkpo
     (two_checkpoints / "config.yaml").write_text("model: {}\n")
     code, _, err = run_cli("train", f"resume={two_checkpoints}")
     assert code == 2
-    assert "holds no optimizer, scaler, random of a training" in err
+    assert "holds no optimizer, scaler of a training" in err
 
 
 def test_a_file_whose_name_looks_like_an_option_is_a_file(two_checkpoints: Path, run_cli: RunCli) -> None:
