@@ -15,6 +15,7 @@ from segtrain.build import Builder, saved_facts
 from segtrain.compose import Job
 from segtrain.data.loader import TrainLoader, eval_loader, train_loader
 from segtrain.engine.checkpoint_folder import candidates, newest_sound
+from segtrain.engine.dry_run import dry_run
 from segtrain.engine.evaluate import check_monitor, monitor_name, try_criterion
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
@@ -29,7 +30,9 @@ from segtrain.engine.run_directory import (
     versions,
     write_json,
 )
+from segtrain.engine.step import TrainStep
 from segtrain.engine.trainer import Trainer
+from segtrain.engine.world import World
 from segtrain.errors import CheckpointError, ConfigError, Stopped
 from segtrain.explain import check_complete
 from segtrain.inference import Predictor
@@ -157,6 +160,9 @@ def _train(start: Start, command: Sequence[str]) -> None:
 
     if start.checkpoint:
         _check_resumable(start.checkpoint, parts, config, max_steps)
+    if options.dry_run:
+        _dry_run(parts, options, max_steps, hardware, summary)
+        return
     directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command)
     with directory.locked():
         attach_file(directory.log)
@@ -171,6 +177,18 @@ def _train(start: Start, command: Sequence[str]) -> None:
         finally:
             trainer.close()
     _say_goodbye(trainer)
+
+
+def _dry_run(parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, summary: Sequence[str]) -> None:
+    """Prints what the run would take; it begins with initial weights, also where a run would be gone on with."""
+    for line in summary:
+        log.info(line)
+    step = TrainStep(parts, options, hardware, World.solo(hardware.device))
+    if options.compile:
+        step.compile()
+    rows = dry_run(parts, options, max_steps, step).rows()
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
 def assemble(

@@ -1,10 +1,11 @@
 """Running out of memory: how it is recognised, and the batch size that would fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from segtrain.engine.step import TrainStep
+from segtrain.engine.step import StepResult, TrainStep
+from segtrain.errors import MachineError
 from segtrain.types import Batch
 
 # How torch's allocator for the CPU says it; a kernel that overcommits ends the process instead.
@@ -14,6 +15,16 @@ CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had not enough memory for a tensor."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in CPU_ALLOCATOR)
+
+
+def step_or_explain(step: TrainStep, batches: Sequence[Batch], number: int) -> StepResult:
+    """One update, for a loop that keeps nothing. Raises MachineError, with the remedy, where memory runs out."""
+    try:
+        return step(batches, number)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MachineError(explain_out_of_memory(error, step, batches[0])) from error
+        raise
 
 
 def explain_out_of_memory(error: BaseException, step: TrainStep, batch: Batch) -> str:

@@ -37,6 +37,7 @@ class TrainerOptions:
     overfit_batches: int | None
     compile: bool
     max_skipped_steps: int
+    dry_run: bool
 
     def __post_init__(self) -> None:
         problems = []

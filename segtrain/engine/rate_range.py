@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from segtrain.engine.memory import step_or_explain
 from segtrain.engine.step import TrainStep
 from segtrain.errors import ConfigError, NonFiniteError
 from segtrain.types import Batch
@@ -95,13 +96,14 @@ def range_test(step: TrainStep, batches: Iterable[Batch], accumulate: int, optio
 
     Raises:
         NonFiniteError: the very first loss is no number: no learning rate is to blame.
+        MachineError: out of memory.
     """
     source = iter(batches)
     losses: list[float] = []
     diverged = False
     for number in range(options.steps):
         try:
-            result = step(list(itertools.islice(source, accumulate)), number)
+            result = step_or_explain(step, list(itertools.islice(source, accumulate)), number)
         except NonFiniteError:
             if number == 0:
                 raise

@@ -15,6 +15,7 @@ from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
 from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import RunLogger
 from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
+from segtrain.engine.memory_use import memory_scalars
 from segtrain.engine.nonfinite import save_evidence
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
@@ -179,6 +180,7 @@ class Trainer:
         values |= {f"lr/{group['name']}": group["lr"] for group in groups}
         if self.hardware.loss_scaling:
             values |= {"loss_scale": self.step.scaler.get_scale(), "skipped_steps": self.state.skipped_steps}
+        values |= memory_scalars(self.hardware.device)
         self.logger.scalars("train", self.state.step, values)
         progress.show(
             f"loss {values['loss']:.4f}  lr {max(group['lr'] for group in groups):.2e}  "

@@ -50,6 +50,7 @@ OPTIONS = TrainerOptions(
     overfit_batches=None,
     compile=False,
     max_skipped_steps=20,
+    dry_run=False,
 )
 SAVING = CheckpointOptions(keep_last=1, async_=False)
 

@@ -56,6 +56,15 @@ def test_a_run_leaves_everything_its_reader_needs(finished_run: Path) -> None:
     assert [record["step"] for record in lines(finished_run, "val")] == [3, 6]
 
 
+def test_every_line_of_the_log_tells_the_trends_of_numbers_and_memory(finished_run: Path) -> None:
+    for record in lines(finished_run, "train"):
+        assert {"loss", "gradient_norm", "images_per_second", "data_share"} <= set(record)
+        assert {name for name in record if name.startswith("lr/")} >= {"lr/backbone", "lr/decoder"}
+        assert record["gradient_norm"] > 0
+        if sys.platform.startswith("linux"):
+            assert record["memory/resident"] > 50
+
+
 def test_results_hold_the_keys_that_stay(finished_run: Path) -> None:
     results = json.loads((finished_run / "results.json").read_text())
     assert {"miou", "pixel_accuracy", "mean_class_accuracy", "mean_dice", "per_class", "confusion"} <= set(results)
