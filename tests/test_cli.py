@@ -304,6 +304,8 @@ def test_every_key_of_a_primary_config_is_explained():
         ("segtrain checkpoint inspect ", []),
         ("segtrain lr_range model=unet_l", ["model=unet_light"]),
         ("segtrain lr_range min_", ["min_lr="]),
+        ("segtrain replay outp", []),
+        ("segtrain replay RUN trainer.prec", ["trainer.precision="]),
         ("segtrain nonsense x", []),
         ("segtrain train --config-dir nowhere mod", []),
     ],

@@ -77,6 +77,16 @@ COMMANDS = {
         ),
         "lr_range",
     ),
+    "replay": Command(
+        "run a step again whose loss or gradient was no number, and say where it went wrong",
+        "RUN_DIR|FILE [GROUP=OPTION ...] [KEY=VALUE ...]",
+        (
+            "segtrain replay RUN",
+            "segtrain replay RUN trainer.precision=fp32",
+        ),
+        "replay",
+        takes_file=True,
+    ),
     "convert": Command(
         "rewrite the weights of a whole model that another framework saved",
         "[GROUP=OPTION ...] model.weights=FILE output=FILE [num_classes=N] [KEY=VALUE ...]",
