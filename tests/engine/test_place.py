@@ -6,11 +6,19 @@ from segtrain.engine.place import Place, first_host, place_in
 from segtrain.errors import ConfigError
 
 TORCHRUN = {
-    **{"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
-    **{"MASTER_ADDR": "node1", "MASTER_PORT": "29500"},
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500",
 }
 SLURM = {
-    **{"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "4711"},
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_JOB_ID": "4711",
     "SLURM_STEP_NODELIST": "node[07-08]",
 }
 
