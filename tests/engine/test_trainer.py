@@ -50,6 +50,9 @@ OPTIONS = TrainerOptions(
     overfit_batches=None,
     compile=False,
     max_skipped_steps=20,
+    devices=1,
+    parallel="ddp",
+    timeout=60.0,
 )
 SAVING = CheckpointOptions(keep_last=1, async_=False)
 
