@@ -10,9 +10,8 @@ from pathlib import Path
 
 from segtrain import compose
 from segtrain.build import Builder
-from segtrain.commands.train import SECTIONS, Start, assemble
+from segtrain.commands.assemble import SECTIONS, Start, assemble
 from segtrain.compose import Job
-from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.precision import choose_hardware, seed_everything
 from segtrain.engine.rate_range import RangeOptions, RangeResult, range_test
@@ -77,8 +76,7 @@ def _test(job: Job) -> None:
         log.info(line)
     # Every group's rate is a multiple of optimizer.lr, the backbone's say; the multiples stay.
     parts = replace(parts, schedule=lambda step: options.rate(step) / lr)
-    parts.model.train()
-    FreezeSchedule(parts.model, trainer.freeze).apply(0)
+    parts.freezing.apply(0)
     step = TrainStep(parts, trainer, hardware, World.solo(hardware.device))
     result = range_test(step, parts.train_batches(0), trainer.accumulate, options)
     folder.mkdir(parents=True, exist_ok=True)

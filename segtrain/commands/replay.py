@@ -115,6 +115,7 @@ def _built(builder: Builder, facts: DataFacts, contents: dict[str, Any], path: P
         normalize=normalize,
         criterion=build_criterion(builder, facts, contents, path, None, model).to(hardware.device),
         optimizer=builder.optimizer(model),
+        freezing=FreezeSchedule(model, options.freeze),
         schedule=lambda step: 1.0,
         train_batches=lambda step: (),
         val_batches=(),
@@ -124,8 +125,7 @@ def _built(builder: Builder, facts: DataFacts, contents: dict[str, Any], path: P
         saved={},
         draw=_nothing_to_draw,
     )
-    model.train()
-    FreezeSchedule(model, options.freeze).apply(contents["state"]["step"])
+    parts.freezing.apply(contents["state"]["step"])
     step = TrainStep(parts, options, hardware, World.solo(hardware.device))
     if hardware.loss_scaling and contents.get("scaler"):
         step.scaler.load_state_dict(contents["scaler"])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from segtrain.engine.evaluate import evaluate
-from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.memory import step_or_explain
 from segtrain.engine.memory_use import cuda_peak, peak_resident, reset_peaks, resident
 from segtrain.engine.options import TrainerOptions
@@ -101,8 +100,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
         MachineError: out of memory.
     """
     hardware = step.hardware
-    FreezeSchedule(parts.model, options.freeze).apply(0)
-    parts.model.train()
+    parts.freezing.apply(0)
     learning = sum(x.numel() for x in parts.model.parameters() if x.requires_grad)
     total = sum(x.numel() for x in parts.model.parameters())
     batches = iter(parts.train_batches(0))

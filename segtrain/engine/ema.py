@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segtrain.engine.parallel import local
+
 
 class EMA:
     """Averages of a model's parameters and buffers, moved a little towards the model after every update.
@@ -63,7 +65,7 @@ class EMA:
             average.copy_(kept)
 
     def _pairs(self, names: Any) -> tuple[list[Tensor], list[Tensor]]:
-        return [self._averages[name] for name in names], [self._weights[name] for name in names]
+        return [local(self._averages[name]) for name in names], [local(self._weights[name]) for name in names]
 
     def state_dict(self) -> dict[str, Any]:
         """`model`: the averages, named as in the model's own state; `updates`."""

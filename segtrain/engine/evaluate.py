@@ -1,7 +1,7 @@
 """Evaluation: predictor -> confusion matrix -> mIoU. Training and `segtrain evaluate` call the same function."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.engine.progress import Progress
-from segtrain.errors import ConfigError, nearest, one_line
+from segtrain.engine.world import World
+from segtrain.errors import ConfigError, DataError, MachineError, nearest, one_line
 from segtrain.inference import Predictor, label_map
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts, Example, ModelOutput, Sample
@@ -126,47 +127,102 @@ def evaluate(
     num_images: int,
     num_examples: int,
     should_stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
 ) -> Evaluation | None:
     """Evaluates every image exactly once, at its own resolution.
+
+    Several processes each evaluate their part, and all get the same result, but for `examples`, which are the main
+    one's. Counts are added as integers, so that the confusion matrix is that of one process.
 
     Args:
         predictor: the model, with the inference strategy.
         criterion: (ModelOutput, labels) -> (total, terms), for the validation loss.
-        batches: lists of batches; within a batch all images have one size.
+        batches: lists of batches; within a batch all images have one size. Of several processes each has every
+            `world.size`-th image, from its rank on, and a list of lists with a length.
         facts: of the data.
-        num_images: how many images `batches` holds, for the progress bar.
+        num_images: how many images the data set holds.
         num_examples: how many images, evenly spread over the set, are kept as `examples`.
-        should_stop: asked after each batch.
+        should_stop: asked after each list; the same answer in every process.
+        world: the processes that evaluate together; None: this one alone.
 
     Returns:
         The evaluation, or None if `should_stop` ended it early.
+
+    Raises:
+        DataError: an image cannot be read, or none of several processes had one.
+        SharedFailureError: one of several processes cannot read its images.
     """
+    world = world or World.solo(predictor.hardware.device)
     matrix = ConfusionMatrix(len(facts.class_names), facts.ignore_index)
     sums: dict[str, float] = {}
     valid_pixels = images = 0
-    examples: list[Example] = []
+    examples: list[tuple[int, Example]] = []
     # Spread over the set: the first images of a video are all alike.
     chosen = {int(i) for i in np.linspace(0, num_images - 1, min(num_examples, num_images)).round()}
-    with Progress("evaluate", num_images, unit="img", line_every=None, transient=True) as progress:
-        for batch in (batch for group in batches for batch in group):
-            logits = predictor.logits(batch.images)
-            labels = batch.labels.to(logits.device, non_blocking=True).long()
-            predictions = label_map(logits, facts.threshold)
-            matrix.update(predictions, labels)
-            with torch.no_grad():
-                loss = criterion(ModelOutput(logits, {}), labels)
-            valid = int((labels != facts.ignore_index).sum())
-            for name, value in {"loss": loss.total, **_prefixed(loss.terms)}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * valid
-            valid_pixels += valid
-            wanted = [i for i in range(len(batch.names)) if images + i in chosen]
-            examples += _examples(batch, predictions, wanted)
-            images += len(batch.names)
-            progress.advance(len(batch.names))
+    own_images = len(range(world.rank, num_images, world.size))
+    with Progress(
+        "evaluate", own_images, unit="img", line_every=None, transient=True, silent=not world.is_main
+    ) as progress:
+        for group in _in_step(batches, world):
+            for batch in group:
+                logits = predictor.logits(batch.images)
+                labels = batch.labels.to(logits.device, non_blocking=True).long()
+                predictions = label_map(logits, facts.threshold)
+                matrix.update(predictions, labels)
+                with torch.no_grad():
+                    loss = criterion(ModelOutput(logits, {}), labels)
+                valid = int((labels != facts.ignore_index).sum())
+                for name, value in {"loss": loss.total, **_prefixed(loss.terms)}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * valid
+                valid_pixels += valid
+                places = [(images + i) * world.size + world.rank for i in range(len(batch.names))]
+                examples += _examples(batch, predictions, places, chosen)
+                images += len(batch.names)
+                progress.advance(len(batch.names))
             if should_stop():
                 return None
+    matrix.matrix = world.sum(matrix.matrix)
+    sums, valid_pixels, images, examples = _merged(world, (sums, valid_pixels, images, examples))
+    if images == 0 and world.size > 1:
+        raise DataError(f"none of the {num_images} evaluation samples can be read; the log says why")
     means = {name: total / max(valid_pixels, 1) for name, total in sums.items()}
-    return Evaluation(matrix, means, images, examples)
+    return Evaluation(matrix, means, images, [example for _, example in examples])
+
+
+# Sums of losses times valid pixels, valid pixels, images, and examples with their places in the data set.
+_Found = tuple[dict[str, float], int, int, list[tuple[int, Example]]]
+
+
+def _in_step(batches: Iterable[list[Batch]], world: World) -> Iterator[list[Batch]]:
+    """The lists of this process, and empty ones where others have more, so that all ask `should_stop` as often."""
+    if world.size == 1:
+        yield from batches
+        return
+    assert isinstance(batches, Sized)
+    own = iter(batches)
+    for _ in range(world.largest(len(batches))):
+        group: list[Batch] = []
+        failure: Exception | None = None
+        try:
+            group = next(own, [])
+        except (DataError, MachineError) as error:
+            failure = error
+        world.share_failure(failure, "read its data")
+        yield group
+
+
+def _merged(world: World, found: _Found) -> _Found:
+    """What all processes found, added in the order of their ranks; examples in the main process only."""
+    if world.size == 1:
+        return found
+    parts: list[_Found] = world.gather(found)
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, total in part[0].items():
+            sums[name] = sums.get(name, 0.0) + total
+    sums, valid_pixels, images = world.broadcast((sums, sum(part[1] for part in parts), sum(part[2] for part in parts)))
+    examples = sorted((example for part in parts for example in part[3]), key=lambda example: example[0])
+    return sums, valid_pixels, images, examples
 
 
 def _number(value: float | None) -> str:
@@ -177,11 +233,18 @@ def _prefixed(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"loss/{name}": value for name, value in terms.items()}
 
 
-def _examples(batch: Batch, predictions: Tensor, wanted: list[int]) -> list[Example]:
+def _examples(
+    batch: Batch, predictions: Tensor, places: list[int], chosen: Collection[int]
+) -> list[tuple[int, Example]]:
+    """Those of the batch's images whose places in the data set are `chosen`, with their places."""
     return [
-        Example(
-            Sample(batch.images[i].permute(1, 2, 0).numpy(), batch.labels[i].numpy(), batch.names[i]),
-            predictions[i].cpu().numpy(),
+        (
+            place,
+            Example(
+                Sample(batch.images[i].permute(1, 2, 0).numpy(), batch.labels[i].numpy(), batch.names[i]),
+                predictions[i].cpu().numpy(),
+            ),
         )
-        for i in wanted
+        for i, place in enumerate(places)
+        if place in chosen
     ]

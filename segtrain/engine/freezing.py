@@ -15,18 +15,18 @@ class FreezeSchedule:
 
     Args:
         model: holds the parts.
-        until: the name of a part -> the number of steps after which it learns.
+        until: the name of a part -> the number of steps after which it learns; None: nothing is frozen.
 
     Raises:
         ConfigError: no such part, a number below 1, or nothing would learn at first.
     """
 
-    def __init__(self, model: nn.Module, until: Mapping[str, int]) -> None:
+    def __init__(self, model: nn.Module, until: Mapping[str, int] | None) -> None:
         self._model = model
         modules = dict(model.named_modules())
-        self._until = dict(until)
+        self._until = dict(until or {})
         self._parts: list[tuple[nn.Module, int, list[nn.Parameter]]] = []
-        for name, steps in until.items():
+        for name, steps in self._until.items():
             if not name or name not in modules:
                 first = ", ".join(child for child, _ in model.named_children())
                 raise ConfigError(
@@ -38,7 +38,7 @@ class FreezeSchedule:
             self._parts.append((modules[name], steps, learning))
         frozen = {id(parameter) for _, _, learning in self._parts for parameter in learning}
         if all(id(parameter) in frozen for parameter in model.parameters() if parameter.requires_grad):
-            raise ConfigError(f"trainer.freeze={dict(until)}: leaves no parameter to train at first")
+            raise ConfigError(f"trainer.freeze={self._until}: leaves no parameter to train at first")
         self._shown: int | None = None
 
     def apply(self, step: int) -> bool:

@@ -16,11 +16,16 @@ class Interrupt:
     The handler does nothing but set it: whatever it interrupts may hold locks.
     Outside the main thread, where Python allows no signal handlers, `requested` stays False.
 
+    Args:
+        alone: False where other processes belong to the run. Then a second signal does nothing: one request may arrive
+            twice, from who made it and from who started the processes, and that one ends them on a second request.
+
     Attributes:
         signal: which came, None before one does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.signal: int | None = None
         self._previous: dict[int, signal._HANDLER] = {}
 
@@ -40,6 +45,6 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and self.alone:
             raise Stopped(number)
-        self.signal = number
+        self.signal = self.signal or number

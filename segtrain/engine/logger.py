@@ -53,21 +53,41 @@ class RunLogger:
         self._events.close()
 
 
-def log_to_terminal() -> None:
-    """Sends the log to standard error; what comes before `attach_file` is remembered for the file."""
+class NoLogger(RunLogger):
+    """What stands for a `RunLogger` in a process that does not own the run directory: it writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
+        pass
+
+    def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def log_to_terminal(rank: int = 0) -> None:
+    """Sends the log to standard error; what comes before `attach_file` is remembered for the file.
+
+    Of a process other than the main one only warnings appear, under its rank.
+    """
     close_log()
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if rank else logging.INFO)
     log.propagate = False
     terminal = TerminalHandler()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(logging.Formatter(f"rank {rank}: %(message)s" if rank else "%(message)s"))
     log.addHandler(terminal)
     log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL, flushOnClose=False))
 
 
-def attach_file(path: Path) -> None:
+def attach_file(path: Path, rank: int = 0) -> None:
     """Sends the log to the end of the file `path` as well, beginning with what was said so far."""
     file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    who = f"rank {rank}: " if rank else ""
+    file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {who}%(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in [handler for handler in log.handlers if isinstance(handler, MemoryHandler)]:
         handler.setTarget(file)
         handler.flush()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from segtrain.engine.parallel import ParallelName
 from segtrain.engine.precision import PrecisionName
 from segtrain.errors import ConfigError
 
@@ -38,6 +39,9 @@ class TrainerOptions:
     compile: bool
     max_skipped_steps: int
     dry_run: bool
+    devices: int | Literal["auto"]
+    parallel: ParallelName
+    timeout: float
 
     def __post_init__(self) -> None:
         problems = []
@@ -63,10 +67,28 @@ class TrainerOptions:
             problems.append(
                 f"trainer.ema_decay={self.ema_decay} must be in (0, 1), such as 0.999; null averages nothing"
             )
+        problems += self._problems_of_several_devices()
         if self.patience is not None and self.evaluate_every is None:
             problems.append("trainer.patience counts evaluations: set trainer.evaluate_every too")
         if problems:
             raise ConfigError("\n".join(problems))
+
+    def _problems_of_several_devices(self) -> list[str]:
+        problems = []
+        if isinstance(self.devices, int) and self.devices < 1:
+            problems.append(f"trainer.devices={self.devices} must be at least 1, or auto")
+        if not self.timeout > 0:
+            problems.append(f"trainer.timeout={self.timeout} must be positive, in seconds")
+        if self.devices not in (1, "auto") and ":" in self.device:
+            problems.append(
+                f"trainer.device={self.device} is one GPU and trainer.devices={self.devices} are several; "
+                "set trainer.device=cuda, and CUDA_VISIBLE_DEVICES to choose among them"
+            )
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            problems.append("trainer.parallel=fsdp knows no loss scaling: set trainer.precision=bf16 or fp32")
+        if self.parallel == "fsdp" and self.freeze:
+            problems.append("trainer.parallel=fsdp knows no parts that learn later: set trainer.freeze=null")
+        return problems
 
     def steps(self, batches_per_epoch: int) -> int:
         """The length of the run in optimizer updates; an epoch's last, partial accumulation is completed."""

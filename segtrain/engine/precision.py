@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from segtrain.engine.place import Place
 from segtrain.errors import ConfigError
 from segtrain.types import Hardware
 
@@ -46,6 +47,42 @@ def choose_hardware(device: str, precision: PrecisionName, channels_last: bool) 
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         loss_scaling=precision == "fp16",
     )
+
+
+def count_devices(device: str, devices: int | Literal["auto"]) -> int:
+    """How many processes `trainer.device` and `trainer.devices` ask for on this machine. Creates no CUDA context.
+
+    Raises:
+        ConfigError: more than there are GPUs.
+    """
+    gpus = torch.cuda.device_count() if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else 0
+    if devices == "auto":
+        return max(gpus, 1)
+    if 0 < gpus < devices:
+        raise ConfigError(f"trainer.devices={devices} but this machine has {gpus} CUDA device(s)")
+    return devices
+
+
+def own_device(device: str, place: Place) -> torch.device:
+    """The device of one of several processes: on a machine with GPUs, the one of its local rank.
+
+    Raises:
+        ConfigError: there is none for it.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if device not in ("auto", "cuda"):
+        raise ConfigError(f"trainer.device={device} with {place.size} processes: set auto, cuda or cpu")
+    gpus = torch.cuda.device_count()
+    # Slurm may show each process its own GPU alone, which is then number 0 for all.
+    index = 0 if gpus == 1 and place.started_by == "Slurm" else place.local_rank
+    if index >= gpus:
+        raise ConfigError(
+            f"trainer.device={device}: this machine has {gpus} CUDA device(s), and {place.started_by} started a "
+            f"process with local rank {place.local_rank}; start one for each, or set trainer.device=cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def seed_everything(seed: int) -> None:

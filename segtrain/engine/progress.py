@@ -23,23 +23,32 @@ class Progress:
         unit: name of one unit.
         line_every: units between two plain lines.
         transient: remove the bar when done.
+        silent: show nothing at all, in a process that is not the run's main one.
     """
 
     def __init__(
-        self, name: str, total: int, *, initial: int = 0, unit: str, line_every: int | None, transient: bool = False
+        self,
+        name: str,
+        total: int,
+        *,
+        initial: int = 0,
+        unit: str,
+        line_every: int | None,
+        transient: bool = False,
+        silent: bool = False,
     ) -> None:
         self._name = name
         self._total = total
         self._initial = initial
         self._done = initial
         self._unit = unit
-        self._line_every = line_every
+        self._line_every = None if silent else line_every
         self._started = time.perf_counter()
         self._values = ""
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, initial=initial, desc=name, unit=unit, disable=not self._terminal, leave=not transient,
-            dynamic_ncols=True,
+            total=total, initial=initial, desc=name, unit=unit, disable=silent or not self._terminal,
+            leave=not transient, dynamic_ncols=True,
         )  # fmt: skip
 
     def show(self, values: str) -> None:

@@ -175,6 +175,7 @@ def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> l
     """What floating-point results depend on and differs between two environments: `threads 2 -> 4`."""
     before, after = earlier.get("versions", {}), now["versions"]
     pairs = {"torch": (before.get("torch"), after["torch"]), "threads": (earlier.get("threads"), now["threads"])}
+    pairs["processes"] = (earlier.get("processes"), now["processes"])
     pairs["devices"] = (earlier.get("cuda", {}).get("devices"), now["cuda"]["devices"])
     return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old is not None and old != new]
 
@@ -186,8 +187,8 @@ def versions() -> dict[str, str]:
     return {"segtrain": __version__, "python": platform.python_version(), **installed}
 
 
-def environment(command: list[str]) -> dict[str, Any]:
-    """What one would ask about the machine if a result could not be repeated."""
+def environment(command: list[str], processes: int) -> dict[str, Any]:
+    """What one would ask about the machine, and the number of processes, if a result could not be repeated."""
     return {
         "command": command,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -200,6 +201,7 @@ def environment(command: list[str]) -> dict[str, Any]:
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "executable": sys.executable,
     }
 

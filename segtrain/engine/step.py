@@ -1,17 +1,16 @@
 """One optimizer update: what is done to the weights, from batches on the host to a step of the optimizer."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from segtrain.engine.options import TrainerOptions
+from segtrain.engine.parallel import check_all_learn, exchanged_once, gathered, replicate
 from segtrain.engine.parts import Parts
 from segtrain.engine.world import World
 from segtrain.errors import NonFiniteError
@@ -23,10 +22,10 @@ class StepResult:
     """What one update was made from.
 
     Attributes:
-        loss: of all the step's images as one batch; a detached scalar, on the device.
+        loss: of all images of the step, on all ranks, as one batch; a detached scalar, on the device.
         terms: likewise of each named term.
         gradient_norm: L2 norm over all parameters, before clipping; may be infinite where the update was skipped.
-        images: how many there were, on this rank.
+        images: how many there were, on all ranks.
         skipped: whether loss scaling left the update out because a gradient overflowed.
     """
 
@@ -55,6 +54,8 @@ class TrainStep:
         self.hardware = hardware
         self.world = world
         self.model: nn.Module = parts.model
+        self._undistributed: nn.Module = parts.model
+        self._first = True
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.loss_scaling)
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepResult:
@@ -69,12 +70,15 @@ class TrainStep:
         shares = self.shares([labels for _, labels in loaded])
         losses, terms = [], []
         for number, ((images, labels), share) in enumerate(zip(loaded, shares, strict=True)):
-            with self._gradients_kept_local(number < len(loaded) - 1):
+            with exchanged_once(self.model, last=number == len(loaded) - 1):
                 total, named = self.forward(images, labels, share)
                 self.scaler.scale(total).backward()
             losses.append(total.detach())
             terms.append(named)
-        loss = torch.stack(losses).sum()
+        if self._first and self.model is not self._undistributed:
+            check_all_learn(self.parts.model)
+        self._first = False
+        loss, summed = self._over_all_ranks(losses, terms)
         optimizer = self.parts.optimizer
         self.scaler.unscale_(optimizer)
         norm = self._clip()
@@ -83,14 +87,19 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        summed = {name: torch.stack([named[name] for named in terms]).sum() for name in terms[0]}
-        count = sum(len(batch.names) for batch in batches)
+        count = sum(len(batch.names) for batch in batches) * self.world.size
         return StepResult(loss, summed, norm, count, skipped=self.scaler.get_scale() < scale)
 
     def compile(self) -> None:
         """Calls the model through torch's compiler from now on; weights and their names stay the model's own."""
-        compiled: Any = torch.compile(self.model)
-        self.model = compiled
+        compiled: Any = torch.compile(self.parts.model)
+        self.model = self._undistributed = compiled
+
+    def distribute(self) -> None:
+        """Has the ranks average their gradients; again whenever parts of the model were frozen or freed."""
+        if self.world.size > 1 and self.options.parallel == "ddp":
+            self.model = replicate(self._undistributed, self.world)
+            self._first = True
 
     def set_rates(self, step: int) -> None:
         """Gives every parameter group the learning rate of update number `step`."""
@@ -123,30 +132,31 @@ class TrainStep:
         total = self.world.sum(each.sum(dim=0))
         return list(each * self.world.size / total.masked_fill(total == 0, 1))
 
-    @contextlib.contextmanager
-    def _gradients_kept_local(self, kept: bool) -> Iterator[None]:
-        """Ranks exchange their gradients once a step, in its last backward pass."""
-        if kept and isinstance(self.model, DistributedDataParallel):
-            with self.model.no_sync():
-                yield
-        else:
-            yield
+    def _over_all_ranks(
+        self, losses: Sequence[Tensor], terms: Sequence[dict[str, Tensor]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The step's loss and its named terms; each rank's counted as often as there are ranks, see `_shares`."""
+        names = list(terms[0])
+        rows = [
+            torch.stack([loss, *(named[name] for name in names)]) for loss, named in zip(losses, terms, strict=True)
+        ]
+        values = self.world.sum(torch.stack(rows).sum(dim=0)) / self.world.size
+        return values[0], dict(zip(names, values[1:], strict=True))
 
     def _clip(self) -> float:
         """The gradient's norm, after which no gradient is longer than `clip_norm`. This waits for the device."""
         parameters = [parameter for parameter in self.parts.model.parameters() if parameter.grad is not None]
         norm: Any = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parameters shared out over ranks
         if self.options.clip_norm is not None:
             clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
-        return float(norm)
+        return float(gathered(norm))
 
     def _check_finite(self, loss: float, norm: float, step: int) -> None:
-        """Every rank asks, and all raise if one has to."""
+        """All ranks have the same loss and the same norm, so that all raise if one does."""
         bad_norm = not math.isfinite(norm) and not self.hardware.loss_scaling
-        if self.world.any(bad_norm or not math.isfinite(loss)):
+        if bad_norm or not math.isfinite(loss):
             what, value = ("the gradient's norm", norm) if math.isfinite(loss) else ("the loss", loss)
-            found = f"{what} is {value}" if not math.isfinite(value) else "another rank found a loss that is no number"
             raise NonFiniteError(
-                f"{found} at step {step + 1}; lower optimizer.lr, set trainer.clip_norm, or use trainer.precision=fp32"
+                f"{what} is {value} at step {step + 1}; lower optimizer.lr, set trainer.clip_norm, or use "
+                "trainer.precision=fp32"
             )

@@ -13,11 +13,12 @@ from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOption
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
 from segtrain.engine.interrupt import Interrupt
-from segtrain.engine.logger import RunLogger
+from segtrain.engine.logger import NoLogger, RunLogger
 from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
 from segtrain.engine.memory_use import memory_scalars
 from segtrain.engine.nonfinite import save_evidence
 from segtrain.engine.options import TrainerOptions
+from segtrain.engine.parallel import gathered, model_part, optimizer_part, whole
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import random_state, restore_random_state
 from segtrain.engine.progress import Progress
@@ -25,7 +26,7 @@ from segtrain.engine.run_directory import RunDirectory, write_json
 from segtrain.engine.state import RunState
 from segtrain.engine.step import StepResult, TrainStep
 from segtrain.engine.window import Window
-from segtrain.engine.world import World
+from segtrain.engine.world import SharedFailureError, World
 from segtrain.errors import DataError, MachineError, NonFiniteError
 from segtrain.types import Batch, Example, Hardware
 
@@ -79,9 +80,10 @@ class Trainer:
             self._restore(resume_from)
         kept = resume_from["kept"] if resume_from else ()
         self.checkpoints = CheckpointFolder(directory, saving, self.state.step if resume_from else None, kept)
-        self.logger = RunLogger(directory, resumed_step=self.state.step)
+        self.logger = RunLogger(directory, resumed_step=self.state.step) if self.world.is_main else NoLogger()
         if options.compile:
             self.step.compile()
+        self.step.distribute()
 
     def train(self) -> RunState:
         """Runs to the end, or to the step in which a signal came; `finished` says which.
@@ -89,23 +91,24 @@ class Trainer:
         Raises:
             DataError: a sample cannot be read; the steps done so far are saved first, as they are for a lost worker.
             NonFiniteError: the loss or a gradient is no longer a number; batch and state are saved in `nonfinite/`.
-            MachineError: out of memory, a full disk, a lost worker.
+            MachineError: out of memory, a full disk, a lost worker, a lost rank.
         """
         batches = iter(self.parts.train_batches(self.state.step))
         progress = Progress(
-            "train", self.max_steps, initial=self.state.step, unit="step", line_every=self.options.log_every
-        )
-        with Interrupt() as interrupt, progress:
+            "train", self.max_steps, initial=self.state.step, unit="step", line_every=self.options.log_every,
+            silent=not self.world.is_main,
+        )  # fmt: skip
+        with Interrupt(alone=self.world.size == 1) as interrupt, progress:
             try:
                 self._loop(batches, interrupt, progress)
                 self.save_last()
             finally:
                 self.checkpoints.finish()
-        self.stopped_by = interrupt.signal
+            self.world.barrier()  # no rank ends before all is saved
         return self.state
 
     def _loop(self, batches: Iterator[Batch], interrupt: Interrupt, progress: Progress) -> None:
-        while not self.world.any(interrupt.requested):
+        while not self._told_to_stop(interrupt):
             if self._evaluation_due() and not self.evaluate(interrupt):
                 return
             if self.finished:
@@ -116,6 +119,11 @@ class Trainer:
             progress.advance()
             if self.options.save_every and self.state.step % self.options.save_every == 0:
                 self.save_last()
+
+    def _told_to_stop(self, interrupt: Interrupt) -> bool:
+        """Whether a signal has reached any rank; all ask together and so stop together."""
+        self.stopped_by = self.world.largest(interrupt.signal or 0) or None
+        return self.stopped_by is not None
 
     @property
     def finished(self) -> bool:
@@ -131,9 +139,9 @@ class Trainer:
         """One update over `accumulate` batches of every rank."""
         if self.parts.freezing.apply(self.state.step):
             log.info("step %d: %s", self.state.step, self.parts.freezing.describe(self.state.step))
-        # All of the step's batches are there before any is used: a bad sample leaves no half-done step behind.
+            self.step.distribute()
         with self._progress_kept(), self.window.waiting_for_data():
-            step_batches = [next(batches) for _ in range(self.options.accumulate)]
+            step_batches = self._next(batches)
         before = random_state()
         try:
             result = self.step(step_batches, self.state.step)
@@ -150,6 +158,17 @@ class Trainer:
         self.state.step += 1
         self._count_skipped(result)
 
+    def _next(self, batches: Iterator[Batch]) -> list[Batch]:
+        """All of a step's batches before any is used: a bad sample leaves no half-done step behind, on any rank."""
+        step_batches: list[Batch] = []
+        failure: Exception | None = None
+        try:
+            step_batches = [next(batches) for _ in range(self.options.accumulate)]
+        except (DataError, MachineError) as error:
+            failure = error
+        self.world.share_failure(failure, "read its data")
+        return step_batches
+
     @contextlib.contextmanager
     def _progress_kept(self) -> Iterator[None]:
         """Where data cannot be read or a worker is lost, between two steps, the run ends but loses none of them.
@@ -158,6 +177,10 @@ class Trainer:
         """
         try:
             yield
+        except SharedFailureError as error:
+            if self.state.step > 0:
+                self.save_last()
+            raise error.reason from error.reason.__cause__
         except (DataError, MachineError):
             if self.state.step > 0 and self.world.size == 1:
                 self.save_last()
@@ -217,10 +240,11 @@ class Trainer:
 
     def _evaluated(self, interrupt: Interrupt) -> Evaluation | None:
         parts = self.parts
-        return evaluate(
-            parts.predictor, parts.criterion, parts.val_batches, parts.facts, parts.num_val_images,
-            self.options.pictures, should_stop=lambda: interrupt.requested,
-        )  # fmt: skip
+        with whole(parts.model, self.world):
+            return evaluate(
+                parts.predictor, parts.criterion, parts.val_batches, parts.facts, parts.num_val_images,
+                self.options.pictures, should_stop=lambda: self._told_to_stop(interrupt), world=self.world,
+            )  # fmt: skip
 
     def _record(self, evaluation: Evaluation) -> None:
         parts = self.parts
@@ -229,9 +253,9 @@ class Trainer:
         scalars = evaluation.scalars(parts.facts)
         improved = self._record_best(scalars)
         self.logger.scalars("val", step, scalars)
-        write_json(
-            self.directory.results, {"step": step, "max_steps": self.max_steps, **evaluation.results(parts.facts)}
-        )
+        if self.world.is_main:
+            results = {"step": step, "max_steps": self.max_steps, **evaluation.results(parts.facts)}
+            write_json(self.directory.results, results)
         if evaluation.examples:
             self._draw(evaluation.examples)
         log.info(
@@ -267,43 +291,48 @@ class Trainer:
             self._save(best=False)
 
     def _save(self, best: bool) -> None:
-        self.checkpoints.save(self._contents(), self.state.step, best)
+        contents = self._contents()
+        if self.world.is_main:
+            self.checkpoints.save(contents, self.state.step, best)
         self._saved = replace(self.state)
 
     def _contents(self) -> dict[str, Any]:
+        """Of a checkpoint; all ranks call it, because each holds a part of it."""
         parts = self.parts
         return {
             **parts.saved,
-            "model": parts.model.state_dict(),
+            "model": gathered(parts.model.state_dict()),
             "criterion": parts.criterion.state_dict(),
-            "optimizer": parts.optimizer.state_dict(),
+            "optimizer": gathered(parts.optimizer.state_dict()),
             "scaler": self.step.scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
+            "ema": None if self.ema is None else gathered(self.ema.state_dict()),
             "state": self.state.to_dict(),
-            "random": [random_state()],
+            "random": self.world.gather(random_state()),
             "window": self.window.state_dict(),
         }
 
     def _restore(self, contents: dict[str, Any]) -> None:
         parts = self.parts
-        parts.model.load_state_dict(contents["model"])
+        parts.model.load_state_dict(model_part(contents["model"], parts.model))
         # The optimizer's moments come from the file, its hyperparameters from the config, which may have changed.
         groups = parts.optimizer.param_groups
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        parts.optimizer.load_state_dict(contents["optimizer"])
+        parts.optimizer.load_state_dict(optimizer_part(contents["optimizer"], parts.optimizer))
         for group, hyperparameters in zip(parts.optimizer.param_groups, chosen, strict=True):
             group.update(hyperparameters)
         if contents["scaler"]:
             self.step.scaler.load_state_dict(contents["scaler"])
         if self.ema is not None:
             # A run that had none goes on with averages that begin at its weights.
-            self.ema.load_state_dict(contents["ema"] or {"model": contents["model"], "updates": 0})
+            averages = contents["ema"] or {"model": contents["model"], "updates": 0}
+            self.ema.load_state_dict({**averages, "model": model_part(averages["model"], parts.model)})
         self.state = RunState(**contents["state"])
         self._saved = replace(self.state)
         if self.state.step > 0:
             self.step.set_rates(self.state.step - 1)  # so that a save before the next update repeats the last one's
         self.window = Window(self.hardware.device, contents["window"])
-        restore_random_state(contents["random"][self.world.rank])
+        if len(contents["random"]) == self.world.size:  # of another number of ranks there is none for each
+            restore_random_state(contents["random"][self.world.rank])
 
     def close(self) -> None:
         self.logger.close()

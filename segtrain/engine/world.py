@@ -22,6 +22,18 @@ class LostRankError(MachineError):
     """Another process of the run ended or does not answer; that one knows why."""
 
 
+class SharedFailureError(Exception):
+    """Some process failed, and all learnt of it together: they can still do what takes all of them, such as save.
+
+    Attributes:
+        reason: what to raise after that: the failure, or in the other processes a `LostRankError`.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class World:
     """This process's place among those that train one model.
@@ -71,6 +83,19 @@ class World:
         """Whether the flag is set in any process."""
         return bool(self.largest(int(flag)))
 
+    def share_failure(self, failure: Exception | None, what: str) -> None:
+        """Raises if any process failed: `SharedFailureError` in all of them, or in a process alone `failure` itself.
+
+        Args:
+            failure: of this process, if it failed.
+            what: that could not be done, for the message in the others.
+        """
+        if self.size == 1:
+            if failure is not None:
+                raise failure
+        elif self.any(failure is not None):
+            raise SharedFailureError(failure or LostRankError(f"another process of this run could not {what}"))
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes in the order of their ranks, in the main process; elsewhere an empty list."""
         if self.size == 1:
@@ -86,6 +111,15 @@ class World:
         values = [value if self.is_main else None]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process goes through this first, to download what the others then find, say."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
 
     def barrier(self) -> None:
         """Returns when all processes have called it."""
@@ -133,6 +167,11 @@ def join(
             raise LostRankError(_lost(error, timeout)) from error
         raise
     _leave(failed=False)
+
+
+def still_joined() -> bool:
+    """Whether the process group could not be left; then it would hold up the interpreter's end too."""
+    return dist.is_initialized()
 
 
 def means_lost_rank(error: Exception) -> bool:

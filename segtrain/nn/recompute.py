@@ -26,7 +26,8 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
     for layer in norms:
-        layer.momentum, layer.num_batches_tracked = 0.0, None
+        counted = layer.num_batches_tracked
+        layer.momentum, layer.num_batches_tracked = 0.0, None if counted is None else counted.clone()
     try:
         yield
     finally:

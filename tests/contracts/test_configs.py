@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from segtrain.build import Builder
-from segtrain.commands.train import SECTIONS
+from segtrain.commands.assemble import SECTIONS
 from segtrain.compose import Job, run_command
 from segtrain.config_tree import find_groups, summary
 

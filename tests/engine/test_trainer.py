@@ -51,6 +51,9 @@ OPTIONS = TrainerOptions(
     compile=False,
     max_skipped_steps=20,
     dry_run=False,
+    devices=1,
+    parallel="ddp",
+    timeout=60.0,
 )
 SAVING = CheckpointOptions(keep_last=1, async_=False)
 
@@ -90,7 +93,7 @@ def make_trainer(
         normalize=normalize,
         criterion=Criterion(CrossEntropy(2, 255, None, 0.0), {}),
         optimizer=torch.optim.SGD([group], lr=0.1, momentum=0.9),
-        freezing=FreezeSchedule(model, options.freeze or {}),
+        freezing=FreezeSchedule(model, options.freeze),
         schedule=lambda step: factor,
         train_batches=train_batches,
         val_batches=[[batch(100)], [batch(101), batch(102)]],
