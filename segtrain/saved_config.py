@@ -117,12 +117,12 @@ def _complete(config: DictConfig) -> None:
 
     A new key's default changes nothing.
     """
+    if "trainer" not in config or "data" not in config:
+        return  # no config of a training
     for section, file in _GROWN.items():
         defaults = OmegaConf.load(shipped_configs() / file)
         assert isinstance(defaults, DictConfig)
         values = defaults.get(section) if section in defaults else defaults
-        if section == "data" and section not in config:
-            continue
         if section not in config:
             config[section] = {}
         for key, value in values.items_ex(resolve=False):

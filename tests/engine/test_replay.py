@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
@@ -50,6 +51,7 @@ def step_over(model: nn.Module, **changes: Any) -> TrainStep:
         normalize=_AsFloat(),
         criterion=Criterion(CrossEntropy(2, 255, None, 0.0), {}),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        freezing=FreezeSchedule(model, None),
         schedule=lambda step: 1.0,
         train_batches=lambda step: (),
         val_batches=(),

@@ -51,7 +51,7 @@ def test_every_scale_is_an_auxiliary_output_in_training_alone():
 def test_auxiliary_heads_stand_beside_the_scales():
     model = deeplab([1.0, 0.5])
     head = AuxiliaryOptions(feature="layer3", weight=0.4, head="fcn", dropout=0.1)
-    model.add_auxiliary("stage4", head.build(model.backbone, 3), head.weight)
+    model.add_auxiliary("stage4", head.build(model.backbone, (), 3), head.weight)
     output = model(images_of(2, 3, 32, 32))
     assert set(output.aux) == set(model.aux_weights) == {"stage4", "scale_1", "scale_0.5"}
 
