@@ -1,0 +1,71 @@
+"""A disk that becomes full within a save ends the run in one line and takes nothing of what was saved."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segtrain.engine import checkpoint
+from tests.survival.lab import Lab, assert_readable, assert_same
+
+SHARES = (0.0, 0.02, 0.5, 0.9, 0.999)  # of a checkpoint that still fit
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A disk of 8 MiB; None where this process may mount none."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "segtrain-test", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        yield None
+        return
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def no_disk() -> None:
+    """Writing only fails as on a full disk, for machines where nothing can be mounted."""
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("disk", ["small_disk", "no_disk"])
+def test_a_disk_full_after_part_of_a_save_costs_only_that_save(
+    lab: Lab, reference: Path, request: pytest.FixtureRequest, disk: str, share: float
+) -> None:
+    folder: Path | None = request.getfixturevalue(disk)
+    run_dir = lab.new_folder() if folder is None else folder / "run"
+    size = (reference / "checkpoints" / "last.pt").stat().st_size
+    fill = {"step": 3, "leave": int(size * share), **({} if folder is None else {"folder": str(folder)})}
+    process = lab.new(run_dir, fill=fill)
+    assert process.wait() == 3, process.said()
+    assert_is_one_line_with_the_file_and_the_bytes(process.said(), run_dir)
+    assert_readable(run_dir)
+    assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["state"]["step"] == 2
+    assert not list((run_dir / "checkpoints").glob(".*"))
+    if folder is not None:
+        (folder / "ballast").unlink()
+    lab.finish(run_dir)
+    assert_same(run_dir, reference)
+
+
+def assert_is_one_line_with_the_file_and_the_bytes(said: str, run_dir: Path) -> None:
+    (line,) = [line for line in said.splitlines() if line.startswith("segtrain: error: ")]
+    assert str(run_dir / "checkpoints" / "last.pt") in line
+    assert "No space left on device" in line
+    assert "bytes" in line
+    assert "Traceback" not in said
+
+
+def test_a_run_that_stops_by_a_signal_on_a_full_disk_ends_all_the_same(lab: Lab) -> None:
+    run_dir = lab.new_folder()
+    process = lab.new(run_dir, phases=True, fill={"step": 3, "leave": 0})
+    assert process.wait_for(b"S", 3)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 3, process.said()
+    assert checkpoint.load(run_dir / "checkpoints" / "last.pt")["state"]["step"] == 2
