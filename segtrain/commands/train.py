@@ -28,6 +28,7 @@ from segtrain.engine.run_directory import (
     environment,
     read_json,
     write_json,
+    write_whole,
 )
 from segtrain.engine.step import TrainStep
 from segtrain.engine.trainer import Trainer
@@ -173,7 +174,7 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
         }
     if not world.is_main:
         return
-    OmegaConf.save(config, directory.config)
+    write_whole(directory.config, OmegaConf.to_yaml(config))
     record, now = read_json(directory.environment), environment(["segtrain", "train", *command], world.size)
     earlier = [record, *record.get("resumed", [])][-1]
     write_json(directory.environment, {**record, "resumed": [*record.get("resumed", []), now]})
@@ -194,7 +195,7 @@ def _create_directory(start: Start, command: Sequence[str], world: World) -> Run
         choice(start, "model"),
         again=config.resume == "auto",
     )
-    OmegaConf.save(config, directory.config)  # unresolved: ${oc.env:TOKEN} must not be baked in
+    write_whole(directory.config, OmegaConf.to_yaml(config))  # unresolved: ${oc.env:TOKEN} must not be baked in
     write_json(directory.environment, environment(["segtrain", "train", *command], world.size))
     world.broadcast(directory.path)
     return directory

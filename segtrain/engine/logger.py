@@ -1,18 +1,21 @@
 """What a run writes down: `train.log`, `metrics.jsonl` and TensorBoard events."""
 
+import contextlib
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from segtrain.engine.progress import TerminalHandler
-from segtrain.engine.run_directory import RunDirectory
+from segtrain.engine.run_directory import RunDirectory, write_whole
 
 log = logging.getLogger("segtrain")
 
@@ -24,13 +27,22 @@ class RunLogger:
         directory: where to.
         resumed_step: what was logged after this step by the process that is being resumed is dropped, so that no step
             appears twice. 0 for a new run.
+        evaluated: whether that step's evaluation is in the state that is resumed; otherwise it comes once more, and
+            what was logged of it is dropped too.
     """
 
-    def __init__(self, directory: RunDirectory, resumed_step: int) -> None:
+    def __init__(self, directory: RunDirectory, resumed_step: int, evaluated: bool = True) -> None:
+        records = _records(directory.metrics) if resumed_step else []
+        last = [record for record in records if record["step"] == resumed_step and record["kind"] == "train"]
         if resumed_step:
-            _drop_lines_after(directory.metrics, resumed_step)
+            kept = [record for record in records if record["step"] < resumed_step + evaluated]
+            lines = [json.dumps(record) + "\n" for record in (*kept, *([] if evaluated else last))]
+            write_whole(directory.metrics, "".join(lines))
         self._lines = open(directory.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._events = SummaryWriter(str(directory.tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
+        purged = resumed_step + evaluated if resumed_step else None
+        self._events = SummaryWriter(str(directory.tensorboard), purge_step=purged)
+        for record in [] if evaluated else last:
+            self._add_events("train", resumed_step, {k: v for k, v in record.items() if k not in ("kind", "step")})
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
         """Logs `values` of one step as a line of `metrics.jsonl` and as TensorBoard scalars `<kind>/<name>`.
@@ -40,13 +52,21 @@ class RunLogger:
         plain = {name: _finite(value) for name, value in values.items()}
         self._lines.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
         self._lines.flush()
-        for name, value in plain.items():
+        self._add_events(kind, step, plain)
+
+    def _add_events(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
         """Adds an [H, W, 3] uint8 picture to TensorBoard."""
         self._events.add_image(name, image, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Puts everything logged on the disk: no checkpoint may know of more than the log does."""
+        os.fsync(self._lines.fileno())
+        self._events.flush()
 
     def close(self) -> None:
         self._lines.close()
@@ -63,6 +83,9 @@ class NoLogger(RunLogger):
         pass
 
     def picture(self, name: str, step: int, image: NDArray[np.uint8]) -> None:
+        pass
+
+    def sync(self) -> None:
         pass
 
     def close(self) -> None:
@@ -115,16 +138,10 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the lines up to `step`; a last line cut off by a crash goes too."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without a last one that a crash cut off."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

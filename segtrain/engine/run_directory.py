@@ -103,8 +103,11 @@ class RunDirectory:
                 raise self._taken()
 
     def _never_saved(self) -> bool:
-        """Whether this is the folder of a run that ended before its first checkpoint."""
-        return self.config.is_file() and not any(self.checkpoints.glob("*.pt"))
+        """Whether this is the folder of a run that ended before its first checkpoint, or before all but the folder."""
+        if not self.path.is_dir() or any(self.checkpoints.glob("*.pt")):
+            return False
+        just_made = all(child == self.checkpoints or child.name.startswith(".config") for child in self.path.iterdir())
+        return self.config.is_file() or just_made
 
     def _begin_anew(self) -> None:
         with self.locked():
@@ -157,8 +160,16 @@ def check_output(path: Path) -> None:
 
 def write_json(path: Path, contents: Any) -> None:
     """Writes `contents` as JSON, whole or not at all."""
+    write_whole(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text so that at every instant the old file or the new one is there, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(contents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

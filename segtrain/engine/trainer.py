@@ -80,10 +80,14 @@ class Trainer:
             self._restore(resume_from)
         kept = resume_from["kept"] if resume_from else ()
         self.checkpoints = CheckpointFolder(directory, saving, self.state.step if resume_from else None, kept)
-        self.logger = RunLogger(directory, resumed_step=self.state.step) if self.world.is_main else NoLogger()
+        self.logger = self._logger() if self.world.is_main else NoLogger()
         if options.compile:
             self.step.compile()
         self.step.distribute()
+
+    def _logger(self) -> RunLogger:
+        step = self.state.step
+        return RunLogger(self.directory, resumed_step=step, evaluated=self.state.evaluated_step == step)
 
     def train(self) -> RunState:
         """Runs to the end, or to the step in which a signal came; `finished` says which.
@@ -293,6 +297,7 @@ class Trainer:
     def _save(self, best: bool) -> None:
         contents = self._contents()
         if self.world.is_main:
+            self.logger.sync()
             self.checkpoints.save(contents, self.state.step, best)
         self._saved = replace(self.state)
 

@@ -46,6 +46,22 @@ def test_after_a_resume_no_step_appears_twice(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events] == [(10, 10.0), (20, 20.0), (30, 3.0)]
 
 
+def test_an_evaluation_that_comes_once_more_is_not_logged_twice(tmp_path: Path) -> None:
+    directory = directory_in(tmp_path)
+    first = RunLogger(directory, resumed_step=0)
+    first.scalars("train", 10, {"loss": 1.0})
+    first.scalars("train", 20, {"loss": 2.0})
+    first.scalars("val", 20, {"miou": 0.5})
+    first.close()
+    second = RunLogger(directory, resumed_step=20, evaluated=False)
+    second.scalars("val", 20, {"miou": 0.5})
+    second.close()
+    assert [(line["kind"], line["step"]) for line in lines(directory)] == [("train", 10), ("train", 20), ("val", 20)]
+    events = EventAccumulator(str(directory.tensorboard)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 1.0), (20, 2.0)]
+    assert [event.step for event in events.Scalars("val/miou")] == [20]
+
+
 def test_the_log_file_holds_what_was_said_before_it_was_there(tmp_path: Path) -> None:
     log_to_terminal()
     try:
