@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from segtrain.engine.run_directory import sync_folder
 from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, has_footer, verified
 
@@ -78,15 +79,6 @@ def _bytes_beside(path: Path, *parts: bytes | memoryview) -> Iterator[Path]:
 def hidden(path: Path) -> Path:
     """The temporary name of a file that will be called `path`: one only, so that a crash leaves no more than one."""
     return path.with_name(f".{path.name}.tmp")
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names in a folder outlast a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _not_written(path: Path, size: int, error: OSError) -> str:

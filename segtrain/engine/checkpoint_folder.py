@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from segtrain.engine import checkpoint
-from segtrain.engine.run_directory import RunDirectory
+from segtrain.engine.run_directory import RunDirectory, sync_folder
 from segtrain.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("segtrain")
@@ -108,7 +108,7 @@ class CheckpointFolder:
             if before is not None and before in self._kept and last.is_file():
                 _duplicate(last, self.directory.step(before))
             os.replace(temporary, last)
-            checkpoint.sync_folder(last.parent)
+            sync_folder(last.parent)
         for step in superseded:
             self.directory.step(step).unlink(missing_ok=True)
 

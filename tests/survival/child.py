@@ -6,13 +6,15 @@ All of it replaces functions from outside; the engine knows nothing of it.
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segtrain.commands import assemble, train as command
+from segtrain.commands import assemble
+from segtrain.commands import train as command
 from segtrain.engine import trainer as engine
 from segtrain.engine.checkpoint_folder import CheckpointFolder
 from segtrain.engine.trainer import Trainer
@@ -20,6 +22,7 @@ from tests.survival.disk import Disk
 
 # Written into the pipe when a phase begins; the same in lower case when it ends. Phases may overlap.
 TRAINING, SAVING, EVALUATING = b"T", b"S", b"E"
+SLOW_DISK = 0.01  # seconds more to each fsync where phases are told, or a save is over before a signal can reach it
 
 
 def prepare(plan: dict[str, Any]) -> None:
@@ -64,6 +67,8 @@ def _publish_phases(pipe: str) -> None:
 
         return wrapped
 
+    sync = os.fsync
+    os.fsync = lambda file: (time.sleep(SLOW_DISK), sync(file))[1]
     Trainer.train = during(TRAINING, Trainer.train)
     engine.evaluate = during(EVALUATING, engine.evaluate)
     CheckpointFolder._write = during(SAVING, CheckpointFolder._write)

@@ -216,4 +216,3 @@ def fill_up(folder: Path, leave: int) -> None:
     """Writes `folder`/ballast so that `leave` bytes are free on that disk."""
     with open(folder / "ballast", "ab") as ballast:
         ballast.write(bytes(max(0, shutil.disk_usage(folder).free - leave)))
-

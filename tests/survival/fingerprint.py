@@ -66,7 +66,9 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
 def _canonical(value: Any) -> str:
     """A text that is the same for equal values of the same type, and for no others."""
     if isinstance(value, torch.Tensor):
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        raw = (
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        )
         return f"{value.dtype}{list(value.shape)}{hashlib.sha256(raw).hexdigest()}"
     if isinstance(value, dict):
         entries = sorted((f"{key!r}", _canonical(part)) for key, part in value.items())

@@ -40,7 +40,9 @@ def test_a_damaged_newest_file_costs_one_save_and_one_warning(lab: Lab, referenc
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     last.unlink()  # it may be a second name of another file
-    last.write_bytes({"a flipped bit": bytes(flipped), "half of it": good[: len(good) // 2], "nothing left": b""}[damage])
+    last.write_bytes(
+        {"a flipped bit": bytes(flipped), "half of it": good[: len(good) // 2], "nothing left": b""}[damage]
+    )
     process = lab.go_on(run_dir)
     assert process.wait() == 0, process.said()
     assert [line for line in process.said().splitlines() if "last.pt" in line and "going on from" in line]

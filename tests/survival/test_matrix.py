@@ -33,9 +33,7 @@ def undisturbed(lab: Lab, numbers: str, averages: str) -> Path:
     return _references[numbers, averages]
 
 
-def becomes_the_undisturbed_run(
-    lab: Lab, step: int, workers: tuple[int, int], numbers: str, averages: str
-) -> None:
+def becomes_the_undisturbed_run(lab: Lab, step: int, workers: tuple[int, int], numbers: str, averages: str) -> None:
     reference = undisturbed(lab, numbers, averages)
     overrides, plan = NUMBERS[numbers]
     run_dir = lab.new_folder()
