@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=10, help="steps in a block, and between two lines of the log")
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with")
     parser.add_argument("--save-every", type=int, default=20, help="steps; case saving")
-    parser.add_argument("--rounds", type=int, default=6, help="blocks of one save each, in each training; case saving")
+    parser.add_argument("--rounds", type=int, default=12, help="blocks of one save each, in each training; case saving")
     parser.add_argument("--overrides", nargs="*", default=[], help="for every case, such as trainer.precision=bf16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -202,8 +202,9 @@ def show_saving(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         threads, trainings = [], {}
         for number, (mode, (save_every, in_background)) in enumerate(modes.items()):
-            saves = f"trainer.save_every={save_every or 'null'}"
-            prepared = Prepared.of("unet_light", every // 2 + rounds * every + 1, arguments, saves)
+            # Small images: a save, whose size they do not change, is to be seen among the steps.
+            more = (f"trainer.save_every={save_every or 'null'}", "data.size=[64,64]", "augment.crop_size=[64,64]")
+            prepared = Prepared.of("unet_light", every // 2 + rounds * every + 1, arguments, *more)
             in_blocks = InBlocks(prepared.batches, every, turns, number)
             saving = CheckpointOptions(keep_last=1, async_=in_background)
             trainer = prepared.trainer(in_blocks, saving, Path(folder) / mode)
