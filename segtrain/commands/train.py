@@ -70,7 +70,7 @@ def train(job: Job, command: Sequence[str]) -> None:
         start = _begin(job)
         options = Builder(start.config).trainer_options()
         count = count_devices(options.device, options.devices)
-        if count == 1:
+        if count == 1 or options.dry_run:
             _train(start, command, None)
         else:
             from segtrain.engine.launch import launch  # torch's launcher, which few runs need
@@ -115,7 +115,8 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     if start.checkpoint:
         _check_resumable(start.checkpoint, parts, config, max_steps)
     if options.dry_run:
-        _dry_run(parts, options, max_steps, hardware, summary)
+        if world.is_main:
+            _dry_run(parts, options, max_steps, hardware, summary)
         return
     directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
     with directory.locked() if world.is_main else contextlib.nullcontext():
@@ -134,9 +135,11 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
 
 
 def _dry_run(parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, summary: Sequence[str]) -> None:
-    """Prints what the run would take; it begins with initial weights, also where a run would be gone on with."""
+    """Prints what the run would take, measured in one process, whose batch and data are its own alone."""
     for line in summary:
         log.info(line)
+    if options.devices != 1:
+        log.info("measured in one process of trainer.devices=%s", options.devices)
     step = TrainStep(parts, options, hardware, World.solo(hardware.device))
     if options.compile:
         step.compile()

@@ -66,6 +66,8 @@ class TrainStep:
                 overflowing gradient is expected now and then, and the update is skipped instead.
         """
         self.set_rates(step)
+        # Here and not at the end: memory that is free when the forward pass begins has not gone back to the system.
+        self.parts.optimizer.zero_grad(set_to_none=True)
         loaded = [self.to_device(batch) for batch in batches]
         shares = self.shares([labels for _, labels in loaded])
         losses, terms = [], []
@@ -86,7 +88,6 @@ class TrainStep:
         scale = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
         count = sum(len(batch.names) for batch in batches) * self.world.size
         return StepResult(loss, summed, norm, count, skipped=self.scaler.get_scale() < scale)
 

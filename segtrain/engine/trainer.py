@@ -226,6 +226,7 @@ class Trainer:
 
         With averaged weights it is they that are evaluated, and the raw ones beside them if so told.
         """
+        self.parts.optimizer.zero_grad(set_to_none=True)  # the last step's, whose memory an evaluation can use
         with self._progress_kept(), self.window.pause():
             if self.ema is None:
                 raw, newest = None, self._evaluated(interrupt)
