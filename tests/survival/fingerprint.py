@@ -21,7 +21,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def fingerprint(run_dir: Path) -> str:
-    """SHA-256 over the state in every checkpoint, their names, the metrics without what is measured, and the results."""
+    """SHA-256 over the state in every checkpoint, their names, the metrics but what is measured, and the results."""
     digest = hashlib.sha256()
     for path in checkpoints(run_dir):
         contents = checkpoint.load(path)
