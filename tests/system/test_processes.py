@@ -186,6 +186,7 @@ def test_a_signal_to_any_process_stops_all_and_the_rest_is_the_same(
     assert process.returncode == code, err
     assert f"segtrain train resume={run}" in err
     assert "Traceback" not in err
+    assert "Warning" not in err
     assert vanish(ranks)
     assert 0 < saved(run)["state"]["step"] < 40
     process = start("-m", "segtrain", "train", f"resume={run}", "data.workers=0", "checkpoint.async=false")
