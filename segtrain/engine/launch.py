@@ -28,6 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from segtrain.engine.interrupt import SIGNALS, Interrupt
 from segtrain.engine.outcome import Outcome, verdict
+from segtrain.engine.world import still_joined
 from segtrain.errors import MachineError, Stopped, one_line
 
 GRACE = 10.0  # seconds that the others have to end by themselves after one has failed
@@ -226,7 +227,8 @@ def _quiet_launcher() -> Iterator[None]:
 
 
 def _rank_process(task: Callable[..., None], args: tuple[Any, ...], writers: list[Connection], launcher: int) -> None:
-    """What runs in each process. Returns when the task is done, else ends the process."""
+    """What runs in each process. It returns however the task ended; a failure would have the elastic launcher end the
+    others before they have cleared up."""
     rank = int(os.environ["LOCAL_RANK"])
     report = writers[rank]
     report.send(os.getpid())
@@ -245,10 +247,10 @@ def _rank_process(task: Callable[..., None], args: tuple[Any, ...], writers: lis
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     report.send(Outcome.of(rank, error))
-    if error is not None:
+    if still_joined():
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os._exit(1)  # at once: what a failure left behind may wait for another process
+        os._exit(1)  # at once: what a failure left behind waits for another process
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 

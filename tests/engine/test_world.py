@@ -1,37 +1,15 @@
 """What the processes of one run say to each other."""
 
-import datetime
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from segtrain.engine.world import LostRankError, World, join
-from segtrain.errors import ConfigError
-
-CPU = torch.device("cpu")
-
-
-def in_two_processes(function: Callable[[World], Any], folder: Path) -> list[Any]:
-    """What `function(world)` returned, or the exception it raised, in each of two processes."""
-    mp.start_processes(_worker, args=(function, folder), nprocs=2, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def _worker(rank: int, function: Callable[[World], Any], folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    store.set_timeout(datetime.timedelta(seconds=60))
-    try:
-        with join(rank, 2, rank, CPU, timeout=60, store=store) as world:
-            result = function(world)
-    except Exception as error:
-        result = error
-    torch.save(result, folder / f"{rank}.pt")
+from segtrain.engine.world import LostRankError, SharedFailureError, World, join
+from segtrain.errors import ConfigError, DataError
+from tests.engine.conftest import CPU, in_two_processes
 
 
 def everything(world: World) -> dict[str, Any]:
@@ -47,6 +25,7 @@ def everything(world: World) -> dict[str, Any]:
         "broadcast": world.broadcast(("from", world.rank)),
         "strided": world.sum(torch.arange(6.0).view(2, 3).t()).tolist(),
     }
+    world.share_failure(None, "read")
     world.barrier()
     return result
 
@@ -81,6 +60,34 @@ def test_a_process_that_fails_keeps_its_error_and_the_others_learn_of_it(tmp_pat
     assert isinstance(other, ConfigError)
 
 
+def sharing(world: World) -> list[str]:
+    try:
+        world.share_failure(DataError("x.png: cut off") if world.rank == 1 else None, "read its data")
+    except SharedFailureError as error:
+        return [f"{type(error.reason).__name__}: {error.reason}", *world.broadcast(["still together"])]
+    return []
+
+
+def test_a_shared_failure_is_known_to_all_while_they_are_still_together(tmp_path: Path) -> None:
+    assert in_two_processes(sharing, tmp_path) == [
+        ["LostRankError: another process of this run could not read its data", "still together"],
+        ["DataError: x.png: cut off", "still together"],
+    ]
+
+
+def in_turn(world: World, folder: Path) -> list[str]:
+    with world.main_first():
+        before = [path.name for path in folder.iterdir()]
+        (folder / f"was here {world.rank}").touch()
+    return before
+
+
+def test_the_main_process_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    main, other = in_two_processes(in_turn, tmp_path, tmp_path / "place")
+    assert (main, other) == ([], ["was here 0"])
+
+
 def test_a_world_of_one_gives_back_what_it_is_given() -> None:
     with join(0, 1, 0, CPU, timeout=1) as world:
         assert not dist.is_initialized()
@@ -90,6 +97,8 @@ def test_a_world_of_one_gives_back_what_it_is_given() -> None:
         assert (world.any(True), world.any(False), world.largest(5)) == (True, False, 5)
         assert (world.gather("a"), world.broadcast("b")) == (["a"], "b")
         world.barrier()
+        with pytest.raises(DataError):
+            world.share_failure(DataError("x"), "read")
     assert World.solo(CPU) == World(0, 1, 0, CPU)
 
 
