@@ -8,6 +8,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from segtrain.engine import stripped
+from segtrain.engine.evaluate import monitor_name
+from segtrain.types import DataFacts
 
 # Buffers that norms keep; everything else in a state dict counts as a parameter.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -101,7 +103,11 @@ class Contents:
     @property
     def _monitor(self) -> str | None:
         trainer = self._mapping("config").get("trainer")
-        return trainer.get("monitor") if isinstance(trainer, dict) else None
+        named = trainer.get("monitor") if isinstance(trainer, dict) else None
+        try:
+            return monitor_name(named, DataFacts(**self._mapping("facts")))
+        except (TypeError, IndexError):  # facts of another segtrain, or of nobody's
+            return named
 
     def _target(self, name: str) -> str | None:
         """The class that a section of the config names, where the file holds its state."""

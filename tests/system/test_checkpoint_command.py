@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from segtrain.engine import checkpoint
+
 RunCli = Callable[..., tuple[int, str, str]]
 
 
@@ -77,6 +79,8 @@ def test_inspect_says_what_the_run_recorded(finished_run: Path, run_cli: RunCli)
     assert code == 0
     assert "\n  step        6\n" in out
     assert "model=unet model/aux=none model/backbone=unet" in out
+    best = checkpoint.load(last)["state"]
+    assert f"\n  best        miou {best['best_value']:.4f} at step {best['best_step']}\n" in out
 
 
 def test_inspect_shows_the_sound_files_and_names_the_damaged_one(two_checkpoints: Path, run_cli: RunCli) -> None:
