@@ -23,7 +23,8 @@ ALLOWED = {
     "metrics": set(),
     "inference": set(),
     "report": set(),
-    "engine": {"inference", "metrics", "weights"},
+    "distributed": {"inference"},
+    "engine": {"distributed", "inference", "metrics", "weights"},
     "construct": set(),
     "config_tree": set(),
     "terminal": set(),
@@ -36,7 +37,7 @@ ALLOWED = {
     "load": {"build", "compose", "options", "saved_config", "data", "engine", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
-        *("analysis", "data", "engine", "inference", "models", "report"),
+        *("analysis", "data", "distributed", "engine", "inference", "models", "report"),
     },
     "cli": {"commands", "config_tree", "terminal"},
     "__main__": {"cli"},

@@ -6,13 +6,13 @@ from omegaconf import OmegaConf
 from segtrain.build import Builder, saved_facts
 from segtrain.commands.start import Start
 from segtrain.data.loader import TrainLoader, eval_loader, train_loader
+from segtrain.distributed.parallel import shard
+from segtrain.distributed.world import World
 from segtrain.engine.evaluate import check_monitor, monitor_name, try_criterion
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
-from segtrain.engine.parallel import shard
 from segtrain.engine.parts import Parts
 from segtrain.engine.run_directory import versions
-from segtrain.engine.world import World
 from segtrain.inference import Predictor
 from segtrain.load import build_criterion, check_weights
 from segtrain.report.examples import draw_examples

@@ -12,12 +12,12 @@ from segtrain import compose
 from segtrain.build import Builder
 from segtrain.commands.assemble import SECTIONS, Start, assemble
 from segtrain.compose import Job
+from segtrain.distributed.world import World
 from segtrain.engine.logger import close_log, log_to_terminal
 from segtrain.engine.precision import choose_hardware, seed_everything
 from segtrain.engine.rate_range import RangeOptions, RangeResult, range_test
 from segtrain.engine.run_directory import check_output, write_json
 from segtrain.engine.step import TrainStep
-from segtrain.engine.world import World
 from segtrain.errors import ConfigError
 from segtrain.explain import check_complete
 from segtrain.options import read_options

@@ -11,11 +11,11 @@ from segtrain import compose
 from segtrain.build import Builder
 from segtrain.commands.start import Start
 from segtrain.compose import Job
+from segtrain.distributed.meeting import Meeting
+from segtrain.distributed.place import Place
+from segtrain.distributed.world import World, join, still_joined
 from segtrain.engine.logger import close_log, log_failure, log_to_terminal
-from segtrain.engine.meeting import Meeting
-from segtrain.engine.place import Place
 from segtrain.engine.precision import own_device
-from segtrain.engine.world import World, join, still_joined
 from segtrain.errors import ConfigError
 from segtrain.terminal import report_failure
 

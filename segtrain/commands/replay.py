@@ -11,6 +11,7 @@ from torch import Tensor
 from segtrain import compose
 from segtrain.build import Builder, facts_from
 from segtrain.compose import Job
+from segtrain.distributed.world import World
 from segtrain.engine import checkpoint
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.parts import Parts
@@ -18,7 +19,6 @@ from segtrain.engine.precision import choose_hardware, restore_random_state
 from segtrain.engine.replay import Replay, Values, largest_weights, replay
 from segtrain.engine.run_directory import RunDirectory
 from segtrain.engine.step import TrainStep
-from segtrain.engine.world import World
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.inference import Predictor
 from segtrain.load import build_criterion, check_no_weights, check_parts, check_weights

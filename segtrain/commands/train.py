@@ -16,11 +16,12 @@ from segtrain.commands.assemble import SECTIONS, assemble, choice
 from segtrain.commands.ranks import run_as_rank, train_as_rank
 from segtrain.commands.start import Saved, Start, start_of
 from segtrain.compose import Job
+from segtrain.distributed.place import place_in
+from segtrain.distributed.world import World
 from segtrain.engine.dry_run import dry_run
 from segtrain.engine.logger import attach_file, close_log, log_failure, log_to_terminal
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
-from segtrain.engine.place import place_in
 from segtrain.engine.precision import choose_hardware, count_devices, seed_everything
 from segtrain.engine.run_directory import (
     RunDirectory,
@@ -32,7 +33,6 @@ from segtrain.engine.run_directory import (
 )
 from segtrain.engine.step import TrainStep
 from segtrain.engine.trainer import Trainer
-from segtrain.engine.world import World
 from segtrain.errors import CheckpointError, ConfigError, Stopped
 from segtrain.explain import check_complete
 from segtrain.types import Hardware
@@ -73,7 +73,7 @@ def train(job: Job, command: Sequence[str]) -> None:
         if count == 1 or options.dry_run:
             _train(start, command, None)
         else:
-            from segtrain.engine.launch import launch  # torch's launcher, which few runs need
+            from segtrain.distributed.launch import launch  # torch's launcher, which few runs need
 
             launch(count, _train_in_new_process, start.handed_over(), command)
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.engine.parallel import local
+from segtrain.distributed.parallel import local
 
 
 class EMA:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segtrain.distributed.world import World
 from segtrain.engine.progress import Progress
-from segtrain.engine.world import World
 from segtrain.errors import ConfigError, DataError, MachineError, nearest, one_line
 from segtrain.inference import Predictor, label_map
 from segtrain.metrics import ConfusionMatrix

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segtrain.distributed.world import World
 from segtrain.engine import checkpoint
 from segtrain.engine.run_directory import RunDirectory
-from segtrain.engine.world import World
 from segtrain.errors import NonFiniteError
 from segtrain.types import Batch
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segtrain.engine.parallel import ParallelName
+from segtrain.distributed.parallel import ParallelName
 from segtrain.engine.precision import PrecisionName
 from segtrain.errors import ConfigError
 

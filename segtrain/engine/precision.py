@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from segtrain.engine.place import Place
+from segtrain.distributed.place import Place
 from segtrain.errors import ConfigError
 from segtrain.types import Hardware
 

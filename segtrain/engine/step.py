@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from segtrain.distributed.parallel import check_all_learn, exchanged_once, gathered, replicate
+from segtrain.distributed.world import World
 from segtrain.engine.options import TrainerOptions
-from segtrain.engine.parallel import check_all_learn, exchanged_once, gathered, replicate
 from segtrain.engine.parts import Parts
-from segtrain.engine.world import World
 from segtrain.errors import NonFiniteError
 from segtrain.types import Batch, Hardware, ModelOutput
 

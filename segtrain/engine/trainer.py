@@ -9,16 +9,17 @@ from typing import Any
 
 from PIL import Image
 
+from segtrain.distributed.interrupt import Interrupt
+from segtrain.distributed.parallel import gathered, model_part, optimizer_part, whole
+from segtrain.distributed.world import SharedFailureError, World
 from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOptions
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
-from segtrain.engine.interrupt import Interrupt
 from segtrain.engine.logger import NoLogger, RunLogger
 from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
 from segtrain.engine.memory_use import memory_scalars
 from segtrain.engine.nonfinite import save_evidence
 from segtrain.engine.options import TrainerOptions
-from segtrain.engine.parallel import gathered, model_part, optimizer_part, whole
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import random_state, restore_random_state
 from segtrain.engine.progress import Progress
@@ -26,7 +27,6 @@ from segtrain.engine.run_directory import RunDirectory, write_json
 from segtrain.engine.state import RunState
 from segtrain.engine.step import StepResult, TrainStep
 from segtrain.engine.window import Window
-from segtrain.engine.world import SharedFailureError, World
 from segtrain.errors import DataError, MachineError, NonFiniteError
 from segtrain.types import Batch, Example, Hardware
 

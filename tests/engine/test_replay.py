@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segtrain.distributed.world import World
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
 from segtrain.engine.replay import Values, largest_weights, replay
 from segtrain.engine.step import TrainStep
-from segtrain.engine.world import World
 from segtrain.inference import Predictor, WholeImage
 from segtrain.losses import Criterion, CrossEntropy
 from segtrain.types import Batch, ModelOutput

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from segtrain.engine.launch import launch
-from segtrain.engine.outcome import Outcome, RankError, verdict
-from segtrain.engine.place import place_in
-from segtrain.engine.world import World, join
+from segtrain.distributed.launch import launch
+from segtrain.distributed.outcome import Outcome, RankError, verdict
+from segtrain.distributed.place import place_in
+from segtrain.distributed.world import World, join
 from segtrain.errors import ConfigError, MachineError, Stopped
 
 LOST = Outcome(0, "lost", 3, "another process of this run ended")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from segtrain.engine.world import join
+from segtrain.distributed.world import join
 
 CPU = torch.device("cpu")
 

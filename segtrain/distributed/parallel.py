@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from segtrain.engine.world import World
+from segtrain.distributed.world import World
 from segtrain.errors import ConfigError
 from segtrain.inference.predictor import evaluation_mode
 

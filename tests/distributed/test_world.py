@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from segtrain.engine.world import LostRankError, SharedFailureError, World, join
+from segtrain.distributed.world import LostRankError, SharedFailureError, World, join
 from segtrain.errors import ConfigError, DataError
-from tests.engine.conftest import CPU, in_two_processes
+from tests.distributed.conftest import CPU, in_two_processes
 
 
 def everything(world: World) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segtrain.engine.place import Place, first_host, place_in
+from segtrain.distributed.place import Place, first_host, place_in
 from segtrain.errors import ConfigError
 
 TORCHRUN = {

@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segtrain.distributed.parallel import shard, whole
+from segtrain.distributed.world import LostRankError, World
 from segtrain.engine import checkpoint
 from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
-from segtrain.engine.parallel import shard, whole
 from segtrain.engine.parts import Parts
 from segtrain.engine.precision import choose_hardware
 from segtrain.engine.run_directory import RunDirectory
 from segtrain.engine.trainer import Trainer
-from segtrain.engine.world import LostRankError, World
 from segtrain.errors import ConfigError, DataError, NonFiniteError
 from segtrain.inference import Predictor, WholeImage
 from segtrain.losses import Criterion, CrossEntropy
 from segtrain.nn.norm import SyncBatchNorm, convert_norm
 from segtrain.nn.normalize import Normalize
 from segtrain.types import Batch, ModelOutput
-from tests.engine.conftest import CPU, in_two_processes
+from tests.distributed.conftest import CPU, in_two_processes
 from tests.engine.test_trainer import FACTS, OPTIONS
 
 SIZES = ((8, 8), (8, 12), (5, 7))

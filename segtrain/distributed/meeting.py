@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from segtrain.engine.place import Place
+from segtrain.distributed.place import Place
 from segtrain.errors import MachineError, one_line
 
 SECONDS_TO_HEAR = 60.0  # that the main process stays, for the others to hear that there is nothing to do

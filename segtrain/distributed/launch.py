@@ -26,9 +26,9 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from segtrain.engine.interrupt import SIGNALS, Interrupt
-from segtrain.engine.outcome import Outcome, verdict
-from segtrain.engine.world import still_joined
+from segtrain.distributed.interrupt import SIGNALS, Interrupt
+from segtrain.distributed.outcome import Outcome, verdict
+from segtrain.distributed.world import still_joined
 from segtrain.errors import MachineError, Stopped, one_line
 
 GRACE = 10.0  # seconds that the others have to end by themselves after one has failed

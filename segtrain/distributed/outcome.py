@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segtrain.engine.interrupt import SIGNALS
-from segtrain.engine.world import LostRankError
+from segtrain.distributed.interrupt import SIGNALS
+from segtrain.distributed.world import LostRankError
 from segtrain.errors import MachineError, SegtrainError, Stopped, one_line
 
 Kind = Literal["done", "stopped", "lost", "failed", "bug", "died", "ended"]

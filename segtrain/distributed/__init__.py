@@ -1,0 +1,1 @@
+"""The processes of one run: started together, heard together, ended together; one alone is a world of its own."""
