@@ -27,6 +27,7 @@ from segtrain.engine.run_directory import (
     RunDirectory,
     changed_environment,
     environment,
+    full_disk_named,
     read_json,
     write_json,
     write_whole,
@@ -118,19 +119,21 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
         if world.is_main:
             _dry_run(parts, options, max_steps, hardware, summary)
         return
-    directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
-    with directory.locked() if world.is_main else contextlib.nullcontext():
-        attach_file(directory.log, world.rank)
-        for line in (f"run directory: {directory.path}", *summary):
-            log.info(line)
-        if start.checkpoint:
-            _go_on(start.checkpoint, config, command, world)
-        contents = start.checkpoint.contents if start.checkpoint else None
-        trainer = Trainer(parts, options, builder.checkpoint_options(), max_steps, hardware, directory, contents, world)
-        try:
-            trainer.train()
-        finally:
-            trainer.close()
+    with full_disk_named(_destination(start)):
+        directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
+        with directory.locked() if world.is_main else contextlib.nullcontext():
+            attach_file(directory.log, world.rank)
+            for line in (f"run directory: {directory.path}", *summary):
+                log.info(line)
+            if start.checkpoint:
+                _go_on(start.checkpoint, config, command, world)
+            contents = start.checkpoint.contents if start.checkpoint else None
+            saving = builder.checkpoint_options()
+            trainer = Trainer(parts, options, saving, max_steps, hardware, directory, contents, world)
+            try:
+                trainer.train()
+            finally:
+                trainer.close()
     _say_goodbye(trainer)
 
 
@@ -184,6 +187,13 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
     changes = changed_environment(earlier, now)
     if changes:
         log.warning("going on, but not to the same bits as without the interruption: %s", "; ".join(changes))
+
+
+def _destination(start: Start) -> Path:
+    """The run directory, or where one will be made."""
+    if start.checkpoint:
+        return start.checkpoint.directory.path
+    return Path(start.config.run_dir or start.config.output_root)
 
 
 def _create_directory(start: Start, command: Sequence[str], world: World) -> RunDirectory:

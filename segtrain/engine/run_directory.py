@@ -14,6 +14,7 @@ RUN_DIR/
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from segtrain import __version__
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, MachineError
 
 
 class RunDirectory:
@@ -172,6 +173,24 @@ def write_whole(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Raises MachineError where anything in the block finds no room on the disk of `path`: a log, a picture, a result.
+
+    Checkpoints name themselves. What an OSError says of a full disk is not which file it was.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        raise MachineError(
+            f"{path}: cannot be written to: {error.strerror}: {shutil.disk_usage(there).free:,} bytes are free; "
+            "checkpoints saved so far are intact; free some space and go on with resume="
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

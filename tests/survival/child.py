@@ -35,8 +35,8 @@ def prepare(plan: dict[str, Any]) -> None:
             record: file that gets every event as a line `step save event file`;
             crash: {step, save, event} or {index} at which the process is killed, see `Disk`;
             power: what a crash takes along besides the process, see `Disk`;
-            fill: {step, leave, folder}: when that step is saved, the disk of `folder` has room for `leave` more bytes;
-                without `folder` writing only fails as if that were so;
+            fill: {step, event, leave, folder}: at that event the disk of `folder` is filled up to `leave` bytes;
+                without `folder` writing a checkpoint only fails as if that were so;
             forget: the part of the state that a resumed training does not get back;
             scaler: true: the loss is scaled, as in fp16, whatever the precision;
             deterministic: true: of torch's algorithms those that give the same bits, on a GPU.

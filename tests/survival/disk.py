@@ -38,8 +38,8 @@ class Disk:
         plan: see `child.prepare`. `crash` = {"step", "save", "event"}: the first such event is the process's last.
             A key left out matches anything, and `step` matches later steps too; `index` instead counts the process's
             events from 0. `power`: a crash also takes what the machine had not yet put on the disk. "unsynced":
-            checkpoints written and not fsynced are cut in half. "unsynced, renames": renames whose folder was not
-            fsynced are undone as well.
+            of what was written and not fsynced half is lost. "unsynced, renames": renames whose folder was not fsynced
+            are undone as well.
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Disk:
         self.vault = folder.absolute().parent / f".vault-{os.getpid()}"
         self.step = self.save = self.events = 0
         self.left: int | None = None  # bytes that a full disk without a mount of its own still takes
-        self.unsynced: set[str] = set()
+        self.synced: dict[str, int] = {}  # bytes of every file written that a power cut leaves
         self.renames: list[tuple[str, str, str | None]] = []  # from, to, the file that was there before
         self.real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "link", "unlink", "remove")}
         self.open = builtins.open
@@ -72,6 +72,8 @@ class Disk:
             self.record.flush()
         if self.crash is not None and self._is_the_end(name):
             self._die()
+        if self.fill is not None and (self.step, name) == (self.fill["step"], self.fill["event"]):
+            self._fill()
         self.events += 1
 
     def _is_the_end(self, name: str) -> bool:
@@ -89,24 +91,34 @@ class Disk:
                 for source, target, before in reversed(self.renames):
                     if os.path.exists(target):
                         self.real["replace"](target, source)
-                    self.unsynced = {source if path == target else path for path in self.unsynced}
+                    if target in self.synced:
+                        self.synced[source] = self.synced.pop(target)
                     if before is not None:
                         self.real["replace"](before, target)
-            for path in self.unsynced:
-                if os.path.exists(path) and os.path.dirname(path).endswith("checkpoints"):
-                    os.truncate(path, os.path.getsize(path) // 2)
+            for path, synced in self.synced.items():
+                if os.path.exists(path) and (size := os.path.getsize(path)) > synced:
+                    os.truncate(path, synced + (size - synced) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
+
+    def _fill(self) -> None:
+        assert self.fill is not None
+        fill, self.fill = self.fill, None
+        if "folder" in fill:
+            fill_up(Path(fill["folder"]), fill["leave"])
+        else:
+            self.left = fill["leave"]
 
     def _watched(self, path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and os.path.dirname(os.path.abspath(os.fspath(path))) in self.folders
 
     def _open(self, path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        before = os.path.getsize(path) if "a" in mode and os.path.exists(path) else 0
         file = self.open(path, mode, *args, **kwargs)
         if not (set(mode) & set("wxa+") and self._watched(path)) or str(path).endswith(".log"):
             return file
         name = os.path.abspath(path)
-        self.unsynced.add(name)
+        self.synced[name] = before
         self.event("open:after", name)
         return Watched(file, name, self)
 
@@ -120,7 +132,7 @@ class Disk:
         if is_folder:
             self.renames = [rename for rename in self.renames if os.path.dirname(rename[1]) != name]
         else:
-            self.unsynced.discard(name)
+            self.synced[name] = os.path.getsize(name)
         self.event(f"{operation}:after", name)
 
     def _renaming(self, rename: Callable[..., None]) -> Callable[..., None]:
@@ -132,7 +144,9 @@ class Disk:
             kept = self._keep(new)
             rename(source, target, **kwargs)
             self.renames.append((old, new, kept))
-            self.unsynced = {new if path == old else path for path in self.unsynced - {new}}
+            self.synced.pop(new, None)
+            if old in self.synced:
+                self.synced[new] = self.synced.pop(old)
             self.event("rename:after", new)
             return None
 
@@ -158,7 +172,7 @@ class Disk:
                 return remove(path, **kwargs)
             self.event("unlink:before", os.fspath(path))
             remove(path, **kwargs)
-            self.unsynced.discard(os.path.abspath(path))
+            self.synced.pop(os.path.abspath(path), None)
             self.event("unlink:after", os.fspath(path))
             return None
 
@@ -169,11 +183,6 @@ class Disk:
             step = contents["state"]["step"]
             self.save = self.save + 1 if step == self.step else 1
             self.step = step
-            if self.fill is not None and step == self.fill["step"]:
-                if "folder" in self.fill:
-                    fill_up(Path(self.fill["folder"]), self.fill["leave"])
-                else:
-                    self.left = self.fill["leave"]
             self.event("serialise:before")
             serialise(contents, *args, **kwargs)
             self.event("serialise:after")
