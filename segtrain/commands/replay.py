@@ -66,7 +66,7 @@ def find_evidence(path: Path, step: int | None) -> Path:
     folder = RunDirectory(path).nonfinite
     numbered = {
         file: int(match[1])
-        for file in sorted(folder.glob("step_*.pt"))  # of one step's files that of rank 0 is the first, and taken
+        for file in sorted(folder.glob("step_*.pt"))  # of one step's files that of the first rank is taken
         if (match := re.match(r"step_(\d+)", file.name))
     }
     chosen = [file for file in numbered if step is None or numbered[file] == step]

@@ -44,11 +44,28 @@ class Start:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint of a run that is gone on with: its file, its contents, its run directory."""
+    """A checkpoint of a run that is gone on with: its file, its contents, its run directory, and when it was read."""
 
     path: Path
     contents: dict[str, Any]
     directory: RunDirectory
+    stamp: tuple[int, ...]
+
+    def check_newest(self) -> None:
+        """Raises CheckpointError where another process has saved since; called once the folder is locked."""
+        if _stamp(self.directory) != self.stamp:
+            raise CheckpointError(
+                f"{self.directory.path}: another process has saved since {self.path.name} was read; "
+                "run the command again"
+            )
+
+
+def _stamp(directory: RunDirectory) -> tuple[int, ...]:
+    """What changes when `last.pt` is written."""
+    if not directory.last.is_file():
+        return ()
+    status = directory.last.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def start_of(job: Job) -> Start:
@@ -67,9 +84,10 @@ def start_of(job: Job) -> Start:
 
 
 def _newest(directory: RunDirectory) -> Saved:
+    stamp = _stamp(directory)
     path, contents = newest_sound(directory)
     check_parts(contents, path, *RESUMED_PARTS)
-    return Saved(path, contents, directory)
+    return Saved(path, contents, directory, stamp)
 
 
 def _resumed(job: Job) -> Start:

@@ -16,6 +16,7 @@ from segtrain.commands.assemble import SECTIONS, assemble, choice
 from segtrain.commands.ranks import run_as_rank, train_as_rank
 from segtrain.commands.start import Saved, Start, start_of
 from segtrain.compose import Job
+from segtrain.distributed.interrupt import ended_by_signals
 from segtrain.distributed.place import place_in
 from segtrain.distributed.world import World
 from segtrain.engine.dry_run import dry_run
@@ -45,6 +46,11 @@ OWN_KEYS = ("resume", "debug")
 
 
 def run(argv: Sequence[str]) -> int:
+    with ended_by_signals():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     place = place_in(os.environ)
     if place is not None and place.size > 1:
         return run_as_rank(place, argv, _run_jobs, _begin, _train)
@@ -108,6 +114,8 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     device = options.device if world is None else str(world.device)
     hardware = choose_hardware(device, options.precision, options.channels_last)
     world = world or World.solo(hardware.device)
+    if options.dry_run and world.size > 1:
+        raise ConfigError("trainer.dry_run=true measures one process: leave torchrun or srun out")
     seed_everything(config.seed)
     parts, max_steps, summary = assemble(start, builder, options, hardware, world)
     if world.rank > 0:
@@ -116,12 +124,13 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     if start.checkpoint:
         _check_resumable(start.checkpoint, parts, config, max_steps)
     if options.dry_run:
-        if world.is_main:
-            _dry_run(parts, options, max_steps, hardware, summary)
+        _dry_run(parts, options, max_steps, hardware, summary)
         return
     with full_disk_named(_destination(start)):
         directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
         with directory.locked() if world.is_main else contextlib.nullcontext():
+            if start.checkpoint and world.is_main:
+                start.checkpoint.check_newest()
             attach_file(directory.log, world.rank)
             for line in (f"run directory: {directory.path}", *summary):
                 log.info(line)
@@ -164,7 +173,7 @@ def _check_resumable(saved: Saved, parts: Parts, config: DictConfig, max_steps: 
     if contents["state"]["step"] > max_steps:
         raise ConfigError(
             f"trainer: the run would be {max_steps} steps long but has done {contents['state']['step']} already; "
-            "raise trainer.max_steps"
+            f"raise trainer.{'max_steps' if config.trainer.max_steps is not None else 'max_epochs'}"
         )
 
 
@@ -185,6 +194,11 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
     earlier = [record, *record.get("resumed", [])][-1]
     write_json(directory.environment, {**record, "resumed": [*record.get("resumed", []), now]})
     changes = changed_environment(earlier, now)
+    for key in ("data.batch_size", "trainer.accumulate"):
+        section, name = key.split(".")
+        before, after = contents["config"][section].get(name), config[section][name]
+        if before != after:
+            changes.append(f"{key} {before} -> {after}, and with it the place in the data")
     if changes:
         log.warning("going on, but not to the same bits as without the interruption: %s", "; ".join(changes))
 

@@ -1,13 +1,37 @@
 """Ctrl-C and the signals of schedulers: finish the step, save, say how to go on."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from segtrain.errors import Stopped
 
 # Ctrl-C; a scheduler's or container's request to end; Slurm's and spot machines' warning before the end.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """While nothing is trained yet, or any more, one of `SIGNALS` ends the process with the exit code it has then too.
+
+    By themselves SIGTERM and SIGUSR1 would end it without a word and with a code of the system's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, end_at_once) for number in SIGNALS if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """A handler."""
+    raise Stopped(number)
 
 
 class Interrupt:

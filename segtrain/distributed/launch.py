@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -26,10 +25,10 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from segtrain.distributed.interrupt import SIGNALS, Interrupt
+from segtrain.distributed.interrupt import SIGNALS, Interrupt, end_at_once
 from segtrain.distributed.outcome import Outcome, verdict
 from segtrain.distributed.world import still_joined
-from segtrain.errors import MachineError, Stopped, one_line
+from segtrain.errors import MachineError, one_line
 
 GRACE = 10.0  # seconds that the others have to end by themselves after one has failed
 LOOK_EVERY = 0.05  # seconds; less than the elastic launcher's, so that a death is seen before it is cleared away
@@ -235,7 +234,7 @@ def _rank_process(task: Callable[..., None], args: tuple[Any, ...], writers: lis
     _die_with(launcher)
     os.setsid()  # Ctrl-C goes to every process of the terminal's group; the launcher alone shall hear it
     for number in SIGNALS:
-        signal.signal(number, _stop)
+        signal.signal(number, end_at_once)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // len(writers)))
@@ -253,10 +252,6 @@ def _rank_process(task: Callable[..., None], args: tuple[Any, ...], writers: lis
         os._exit(1)  # at once: what a failure left behind waits for another process
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
 
 
 def _die_with(launcher: int) -> None:

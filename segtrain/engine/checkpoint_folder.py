@@ -44,17 +44,19 @@ class CheckpointFolder:
     Args:
         directory: of the run.
         options: how many states are kept, and whether they are written in the background.
-        last_step: the step of the present `last.pt`; None if there is none.
-        kept: the steps of the files beside it that this run has written, oldest first.
+        resumed: (step, kept) of the checkpoint that the run goes on from: its step, and the steps of the files beside
+            it that the run has written, oldest first; None for a new run.
     """
 
     def __init__(
-        self, directory: RunDirectory, options: CheckpointOptions, last_step: int | None, kept: Sequence[int]
+        self, directory: RunDirectory, options: CheckpointOptions, resumed: tuple[int, Sequence[int]] | None
     ) -> None:
         self.directory = directory
         self.options = options
-        self._last_step = last_step
-        self._kept = list(kept)
+        self._last_step: int | None = None  # of the present last.pt; None: there is none, or none that is sound
+        self._kept: list[int] = []
+        if resumed is not None:
+            self._take_up(*resumed)
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -69,20 +71,21 @@ class CheckpointFolder:
                 intact.
         """
         self.finish()
-        earlier = [*self._kept, *([] if self._last_step in (None, step) else [self._last_step])]
-        self._kept = earlier[max(len(earlier) - self.options.keep_last + 1, 0) :]
-        superseded = [number for number in earlier if number not in self._kept]
-        before, self._last_step = self._last_step, step
+        before = self._last_step
+        earlier = [*self._kept, *([] if before in (None, step) else [before])]
+        kept = earlier[max(len(earlier) - self.options.keep_last + 1, 0) :]
         # With those about to be deleted: after a crash before that, the run that goes on deletes them.
         contents = {**contents, "kept": earlier}
+        job = (before if before in kept else None, [number for number in earlier if number not in kept], best)
         if not self.options.async_:
-            self._write(contents, before, superseded, best)
-            return
-        copied = _copied(contents)
-        self._writing = threading.Thread(
-            target=self._write_in_background, args=(copied, before, superseded, best), name="checkpoint", daemon=True
-        )
-        self._writing.start()
+            self._write(contents, *job)
+        else:
+            self._writing = threading.Thread(
+                target=self._write_in_background, args=(_copied(contents), *job), name="checkpoint", daemon=True
+            )
+            self._writing.start()
+        # A write that fails in the background is raised before anything else is saved.
+        self._kept, self._last_step = kept, step
 
     def finish(self) -> None:
         """Waits for what is being written in the background. Raises MachineError where that failed."""
@@ -99,13 +102,22 @@ class CheckpointFolder:
         except BaseException as error:  # raised in the training thread, by `finish`
             self._failure = error
 
+    def _take_up(self, step: int, kept: Sequence[int]) -> None:
+        """After a fall back `last.pt` is damaged, and must not take the place of the file that was sound."""
+        self._kept = list(kept)
+        try:
+            self._last_step = checkpoint.load(self.directory.last)["state"]["step"]
+        except CheckpointError:
+            if self.directory.step(step).is_file() and step not in self._kept:
+                self._kept.append(step)
+
     def _write(self, contents: dict[str, Any], before: int | None, superseded: Sequence[int], best: bool) -> None:
         """best.pt first: a `last.pt` that says where the best was reached must find it there."""
         last = self.directory.last
         with checkpoint.written_beside(contents, last) as temporary:
             if best:
                 _duplicate(temporary, self.directory.best)
-            if before is not None and before in self._kept and last.is_file():
+            if before is not None and last.is_file():
                 _duplicate(last, self.directory.step(before))
             os.replace(temporary, last)
             sync_folder(last.parent)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import evaluate
 from segtrain.engine.memory import step_or_explain
 from segtrain.engine.memory_use import cuda_peak, peak_resident, reset_peaks, resident
@@ -106,6 +107,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
     batches = iter(parts.train_batches(0))
     used_before = resident()
     reset_peaks(hardware.device)
+    ema = None if options.ema_decay is None else EMA(parts.model, options.ema_decay, options.ema_warmup)
     seconds: list[float] = []
     waited: list[float] = []
     for number in range(min(WARMUP_STEPS + MEASURED_STEPS, max_steps)):
@@ -113,6 +115,8 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
         taken = list(itertools.islice(batches, options.accumulate))
         waited.append(time.perf_counter() - started)
         step_or_explain(step, taken, number)
+        if ema is not None:
+            ema.update()
         _finish(hardware)
         seconds.append(time.perf_counter() - started)
     first = WARMUP_STEPS if len(seconds) > WARMUP_STEPS else 0
@@ -129,7 +133,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
         max_steps=max_steps,
         step_seconds=median(seconds[first:]),
         data_share=sum(waited[first:]) / sum(seconds[first:]),
-        evaluation_seconds=_evaluation_seconds(parts, hardware),
+        evaluation_seconds=_evaluation_seconds(parts, hardware) * (2 if ema and options.ema_evaluate_raw else 1),
         evaluations=1 if options.evaluate_every is None else -(-max_steps // options.evaluate_every),
         peak_bytes=peak,
         grown_bytes=grown,

@@ -184,7 +184,8 @@ def evaluate(
     matrix.matrix = world.sum(matrix.matrix)
     sums, valid_pixels, images, examples = _merged(world, (sums, valid_pixels, images, examples))
     if images == 0 and world.size > 1:
-        raise DataError(f"none of the {num_images} evaluation samples can be read; the log says why")
+        none = DataError(f"none of the {num_images} evaluation samples can be read; the log says why")
+        world.share_failure(none, "read its data")
     means = {name: total / max(valid_pixels, 1) for name, total in sums.items()}
     return Evaluation(matrix, means, images, [example for _, example in examples])
 

@@ -26,23 +26,23 @@ class RunLogger:
     Args:
         directory: where to.
         resumed_step: what was logged after this step by the process that is being resumed is dropped, so that no step
-            appears twice. 0 for a new run.
+            appears twice. None for a new run.
         evaluated: whether that step's evaluation is in the state that is resumed; otherwise it comes once more, and
             what was logged of it is dropped too.
     """
 
-    def __init__(self, directory: RunDirectory, resumed_step: int, evaluated: bool = True) -> None:
-        records = _records(directory.metrics) if resumed_step else []
+    def __init__(self, directory: RunDirectory, resumed_step: int | None, evaluated: bool = True) -> None:
+        records = [] if resumed_step is None else _records(directory.metrics)
         last = [record for record in records if record["step"] == resumed_step and record["kind"] == "train"]
-        if resumed_step:
+        if resumed_step is not None:
             kept = [record for record in records if record["step"] < resumed_step + evaluated]
             lines = [json.dumps(record) + "\n" for record in (*kept, *([] if evaluated else last))]
             write_whole(directory.metrics, "".join(lines))
         self._lines = open(directory.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        purged = resumed_step + evaluated if resumed_step else None
+        purged = None if resumed_step is None else resumed_step + evaluated
         self._events = SummaryWriter(str(directory.tensorboard), purge_step=purged)
         for record in [] if evaluated else last:
-            self._add_events("train", resumed_step, {k: v for k, v in record.items() if k not in ("kind", "step")})
+            self._add_events("train", record["step"], {k: v for k, v in record.items() if k not in ("kind", "step")})
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
         """Logs `values` of one step as a line of `metrics.jsonl` and as TensorBoard scalars `<kind>/<name>`.

@@ -1,6 +1,7 @@
 """Running out of memory: how it is recognised, and the batch size that would fit."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -51,8 +52,23 @@ def explain_out_of_memory(error: BaseException, step: TrainStep, batch: Batch) -
     size = " x ".join(map(str, batch.images.shape[-2:]))
     return (
         f"out of memory with data.batch_size={images} of {size} pixels ({reason}); {fitting} fits: set "
-        f"data.batch_size={fitting} trainer.accumulate={-(-images // fitting)}, or {REMEDIES}"
+        f"data.batch_size={fitting} trainer.accumulate={-(-images // fitting) * step.options.accumulate}, or {REMEDIES}"
     )
+
+
+@contextlib.contextmanager
+def evaluation_fits() -> Iterator[None]:
+    """Raises MachineError, with the remedy, where memory runs out while something is only evaluated."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0].strip()
+        raise MachineError(
+            f"out of memory in an evaluation ({reason}); lower data.eval_batch_size, use trainer.precision=bf16, or "
+            "evaluate smaller images (inference.scale)"
+        ) from error
 
 
 REMEDIES = "lower augment.crop_size, use trainer.precision=bf16 or model.activation_checkpointing=true"

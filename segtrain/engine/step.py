@@ -46,6 +46,7 @@ class TrainStep:
     Attributes:
         model: what is called in training: `parts.model`, or what compiles or distributes it.
         scaler: of the loss, for fp16; does nothing in other precisions.
+        suspect: whether a newest step without a number may be this rank's fault: its own part of the loss was none.
     """
 
     def __init__(self, parts: Parts, options: TrainerOptions, hardware: Hardware, world: World) -> None:
@@ -56,6 +57,7 @@ class TrainStep:
         self.model: nn.Module = parts.model
         self._undistributed: nn.Module = parts.model
         self._first = True
+        self.suspect = True
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.loss_scaling)
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepResult:
@@ -80,6 +82,7 @@ class TrainStep:
         if self._first and self.model is not self._undistributed:
             check_all_learn(self.parts.model)
         self._first = False
+        self.suspect = self.world.size == 1 or not bool(torch.stack(losses).isfinite().all())
         loss, summed = self._over_all_ranks(losses, terms)
         optimizer = self.parts.optimizer
         self.scaler.unscale_(optimizer)
@@ -136,7 +139,7 @@ class TrainStep:
     def _over_all_ranks(
         self, losses: Sequence[Tensor], terms: Sequence[dict[str, Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The step's loss and its named terms; each rank's counted as often as there are ranks, see `_shares`."""
+        """The step's loss and its named terms; each rank's counted as often as there are ranks, see `shares`."""
         names = list(terms[0])
         rows = [
             torch.stack([loss, *(named[name] for name in names)]) for loss, named in zip(losses, terms, strict=True)

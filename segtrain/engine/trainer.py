@@ -16,7 +16,7 @@ from segtrain.engine.checkpoint_folder import CheckpointFolder, CheckpointOption
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name
 from segtrain.engine.logger import NoLogger, RunLogger
-from segtrain.engine.memory import explain_out_of_memory, is_out_of_memory
+from segtrain.engine.memory import evaluation_fits, explain_out_of_memory, is_out_of_memory
 from segtrain.engine.memory_use import memory_scalars
 from segtrain.engine.nonfinite import save_evidence
 from segtrain.engine.options import TrainerOptions
@@ -78,8 +78,8 @@ class Trainer:
         self._saved: RunState | None = None
         if resume_from is not None:
             self._restore(resume_from)
-        kept = resume_from["kept"] if resume_from else ()
-        self.checkpoints = CheckpointFolder(directory, saving, self.state.step if resume_from else None, kept)
+        resumed = None if resume_from is None else (self.state.step, resume_from["kept"])
+        self.checkpoints = CheckpointFolder(directory, saving, resumed)
         self.logger = self._logger() if self.world.is_main else NoLogger()
         if options.compile:
             self.step.compile()
@@ -87,7 +87,8 @@ class Trainer:
 
     def _logger(self) -> RunLogger:
         step = self.state.step
-        return RunLogger(self.directory, resumed_step=step, evaluated=self.state.evaluated_step == step)
+        resumed = step if self._saved else None
+        return RunLogger(self.directory, resumed, evaluated=self.state.evaluated_step == step)
 
     def train(self) -> RunState:
         """Runs to the end, or to the step in which a signal came; `finished` says which.
@@ -106,10 +107,19 @@ class Trainer:
             try:
                 self._loop(batches, interrupt, progress)
                 self.save_last()
-            finally:
-                self.checkpoints.finish()
+            except BaseException:
+                self._finish_saving_in_passing()
+                raise
+            self.checkpoints.finish()
             self.world.barrier()  # no rank ends before all is saved
         return self.state
+
+    def _finish_saving_in_passing(self) -> None:
+        """Waits for a save in the background when something else ends the run, which is what the user must know."""
+        try:
+            self.checkpoints.finish()
+        except MachineError as error:
+            log.error("%s", error)
 
     def _loop(self, batches: Iterator[Batch], interrupt: Interrupt, progress: Progress) -> None:
         while not self._told_to_stop(interrupt):
@@ -151,12 +161,12 @@ class Trainer:
             result = self.step(step_batches, self.state.step)
         except NonFiniteError as error:
             evidence = self._contents() | {"random": [before]}
-            raise save_evidence(error, self.directory, self.world, evidence, step_batches) from error
+            raise save_evidence(error, self.directory, self.world, self.step.suspect, evidence, step_batches) from error
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise MachineError(explain_out_of_memory(error, self.step, step_batches[0])) from error
             raise
-        if self.ema is not None:
+        if self.ema is not None and not result.skipped:
             self.ema.update()
         self.window.add(result.loss, result.terms, result.gradient_norm, result.images)
         self.state.step += 1
@@ -184,6 +194,8 @@ class Trainer:
         except SharedFailureError as error:
             if self.state.step > 0:
                 self.save_last()
+                self.checkpoints.finish()
+                self.world.barrier()  # no rank ends before all is saved, or whoever started them ends the others
             raise error.reason from error.reason.__cause__
         except (DataError, MachineError):
             if self.state.step > 0 and self.world.size == 1:
@@ -227,14 +239,14 @@ class Trainer:
         With averaged weights it is they that are evaluated, and the raw ones beside them if so told.
         """
         self.parts.optimizer.zero_grad(set_to_none=True)  # the last step's, whose memory an evaluation can use
-        with self._progress_kept(), self.window.pause():
-            if self.ema is None:
-                raw, newest = None, self._evaluated(interrupt)
-            else:
-                raw = self._evaluated(interrupt) if self.options.ema_evaluate_raw else None
-                if self.options.ema_evaluate_raw and raw is None:
-                    return False
-                with self.ema.in_model():
+        raw = None
+        with self.window.pause():
+            with self._progress_kept():
+                if self.ema is not None and self.options.ema_evaluate_raw:
+                    raw = self._evaluated(interrupt)
+                    if raw is None:
+                        return False
+                with self.ema.in_model() if self.ema else contextlib.nullcontext():
                     newest = self._evaluated(interrupt)
             if newest is None:
                 return False
@@ -245,7 +257,7 @@ class Trainer:
 
     def _evaluated(self, interrupt: Interrupt) -> Evaluation | None:
         parts = self.parts
-        with whole(parts.model, self.world):
+        with whole(parts.model, self.world), evaluation_fits():
             return evaluate(
                 parts.predictor, parts.criterion, parts.val_batches, parts.facts, parts.num_val_images,
                 self.options.pictures, should_stop=lambda: self._told_to_stop(interrupt), world=self.world,

@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+EMPTY: dict[str, Any] = {"sums": {}, "steps": 0, "images": 0, "waited": 0.0, "elapsed": 0.0} | {
+    "norms": 0.0,
+    "finite_norms": 0,
+}
+
 
 class Window:
     """Means over the steps and the time since the last line of the log.
@@ -22,13 +27,14 @@ class Window:
     """
 
     def __init__(self, device: torch.device, state: Mapping[str, Any] | None = None) -> None:
-        state = state or {"sums": {}, "steps": 0, "images": 0, "waited": 0.0, "elapsed": 0.0, "norms": 0.0}
+        state = EMPTY if state is None else state
         self._sums: dict[str, Tensor] = {name: value.to(device) for name, value in state["sums"].items()}
         self._device = device
         self._steps: int = state["steps"]
         self._images: int = state["images"]
         self._waited: float = state["waited"]
         self._norms: float = state["norms"]
+        self._finite_norms: int = state["finite_norms"]
         self._excluded = -float(state["elapsed"])
         self._started = time.perf_counter()
 
@@ -41,6 +47,7 @@ class Window:
             "waited": self._waited,
             "elapsed": self._elapsed(),
             "norms": self._norms,
+            "finite_norms": self._finite_norms,
         }
 
     @contextlib.contextmanager
@@ -63,14 +70,16 @@ class Window:
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self._device)) + value.detach()
         self._steps += 1
         self._images += images
-        self._norms += gradient_norm if math.isfinite(gradient_norm) else 0.0
+        if math.isfinite(gradient_norm):
+            self._norms += gradient_norm
+            self._finite_norms += 1
 
     def means(self) -> dict[str, float]:
-        """Means per step of loss, terms and `gradient_norm` (L2, over all parameters, before clipping);
+        """Means per step of loss, terms and `gradient_norm` (L2, over all parameters, before clipping; of finite ones);
         `images_per_second`; `data_share` of the time spent waiting for data, 0..1."""
         steps = max(self._steps, 1)
         values = {name: float(total) / steps for name, total in self._sums.items()}
-        values["gradient_norm"] = self._norms / steps
+        values["gradient_norm"] = self._norms / max(self._finite_norms, 1)
         elapsed = max(self._elapsed(), 1e-9)
         values["images_per_second"] = self._images / elapsed
         values["data_share"] = min(self._waited / elapsed, 1.0)

@@ -19,7 +19,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def folder(directory: RunDirectory, keep_last: int, in_background: bool = False) -> CheckpointFolder:
-    return CheckpointFolder(directory, CheckpointOptions(keep_last, in_background), None, ())
+    return CheckpointFolder(directory, CheckpointOptions(keep_last, in_background), None)
 
 
 def contents(step: int) -> dict:
@@ -63,7 +63,7 @@ def test_a_resumed_run_deletes_what_it_wrote_before_and_nothing_else(directory: 
         first.save(contents(step), step, best=False)
     (directory.checkpoints / "step_0000000.pt").write_bytes(b"a copy of the user's own")
     saved = checkpoint.load(directory.last)
-    second = CheckpointFolder(directory, CheckpointOptions(2, False), 2, saved["kept"])
+    second = CheckpointFolder(directory, CheckpointOptions(2, False), (2, saved["kept"]))
     second.save(contents(3), 3, best=False)
     assert names(directory) == ["last.pt", "step_0000000.pt", "step_0000002.pt"]
 
@@ -121,6 +121,41 @@ def test_a_damaged_newest_falls_back_to_the_one_before_with_one_warning(
     assert len(caplog.records) == 1
     assert "last.pt: damaged" in caplog.text
     assert "going on from step_0000001.pt, of step 1" in caplog.text
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_after_a_fall_back_the_damaged_file_does_not_take_the_place_of_the_sound_one(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    first = folder(directory, keep_last=2)
+    for step in (1, 2):
+        first.save(contents(step), step, best=False)
+    directory.last.unlink()  # it may be a second name of another file
+    directory.last.write_bytes(b"damaged")
+    path, found = newest_sound(directory)
+    second = CheckpointFolder(directory, CheckpointOptions(2, False), (1, found["kept"]))
+    assert path == directory.step(1)
+    if crash:
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", lambda source, target: target != directory.last and replace(source, target))
+    second.save(contents(2), 2, best=False)
+    assert checkpoint.load(directory.step(1))["state"]["step"] == 1
+    assert crash or steps(directory) == {"last.pt": 2, "step_0000001.pt": 1}
+
+
+def test_a_failed_save_is_no_save(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves = folder(directory, keep_last=2)
+    saves.save(contents(1), 1, best=False)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(MachineError):
+            saves.save(contents(2), 2, best=False)
+    saves.save(contents(3), 3, best=False)
+    assert steps(directory) == {"last.pt": 3, "step_0000001.pt": 1}
 
 
 def test_where_nothing_is_sound_the_newest_is_named(directory: RunDirectory) -> None:

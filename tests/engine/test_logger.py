@@ -21,7 +21,7 @@ def lines(directory: RunDirectory) -> list[dict]:
 
 def test_a_scalar_is_a_line_and_an_event_and_absent_values_are_null(tmp_path: Path) -> None:
     directory = directory_in(tmp_path)
-    logger = RunLogger(directory, resumed_step=0)
+    logger = RunLogger(directory, resumed_step=None)
     logger.scalars("val", 5, {"miou": 0.25, "iou/cat": None, "loss": float("nan")})
     logger.close()
     assert lines(directory) == [{"kind": "val", "step": 5, "miou": 0.25, "iou/cat": None, "loss": None}]
@@ -32,7 +32,7 @@ def test_a_scalar_is_a_line_and_an_event_and_absent_values_are_null(tmp_path: Pa
 
 def test_after_a_resume_no_step_appears_twice(tmp_path: Path) -> None:
     directory = directory_in(tmp_path)
-    first = RunLogger(directory, resumed_step=0)
+    first = RunLogger(directory, resumed_step=None)
     for step in (10, 20, 30):
         first.scalars("train", step, {"loss": float(step)})
     first.close()
@@ -48,7 +48,7 @@ def test_after_a_resume_no_step_appears_twice(tmp_path: Path) -> None:
 
 def test_an_evaluation_that_comes_once_more_is_not_logged_twice(tmp_path: Path) -> None:
     directory = directory_in(tmp_path)
-    first = RunLogger(directory, resumed_step=0)
+    first = RunLogger(directory, resumed_step=None)
     first.scalars("train", 10, {"loss": 1.0})
     first.scalars("train", 20, {"loss": 2.0})
     first.scalars("val", 20, {"miou": 0.5})
