@@ -185,6 +185,7 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
         contents["state"] |= {
             "best_value": None,
             "best_step": 0,
+            "counted_value": None,
             "stale_evaluations": 0,
         }
     if not world.is_main:

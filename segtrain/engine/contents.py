@@ -62,7 +62,7 @@ class Contents:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        facts, state = self._mapping("facts"), self._mapping("state")
+        names, state = self._mapping("facts").get("class_names"), self._mapping("state")
         return {
             "file": str(self.path),
             "bytes": self.size,
@@ -70,14 +70,14 @@ class Contents:
             "schema": self.parts.get("schema"),
             "step": self.step,
             "best": {"monitor": self._monitor, "value": state.get("best_value"), "step": state.get("best_step")},
-            "choices": self._mapping("choices"),
-            "classes": list(facts.get("class_names", ())),
+            "choices": {str(group): str(option) for group, option in self._mapping("choices").items()},
+            "classes": [str(name) for name in names] if isinstance(names, list | tuple) else [],
             "parameters": self.num_parameters,
             "dtypes": sorted({str(x.dtype).removeprefix("torch.") for x in self._parameters()}),
             "ema_updates": self.average_updates,
             "optimizer": self._target("optimizer"),
-            "versions": self._mapping("versions"),
-            "parts": sorted(self.parts),
+            "versions": {str(name): str(version) for name, version in self._mapping("versions").items()},
+            "parts": sorted(map(str, self.parts)),
         }
 
     def rows(self) -> list[tuple[str, str]]:

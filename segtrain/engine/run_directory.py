@@ -214,7 +214,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What floating-point results depend on and differs between two environments: `threads 2 -> 4`."""
     before, after = earlier.get("versions", {}), now["versions"]
-    pairs = {"torch": (before.get("torch"), after["torch"]), "threads": (earlier.get("threads"), now["threads"])}
+    packages = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless")
+    pairs = {name: (before.get(name), after[name]) for name in packages}
+    pairs["threads"] = (earlier.get("threads"), now["threads"])
     pairs["processes"] = (earlier.get("processes"), now["processes"])
     pairs["devices"] = (earlier.get("cuda", {}).get("devices"), now["cuda"]["devices"])
     return [f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old is not None and old != new]
@@ -222,7 +224,7 @@ def changed_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 def versions() -> dict[str, str]:
     """Of what a run's numbers depend on."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy")
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "albumentations", "numpy", "opencv-python-headless")
     installed = {package: metadata.version(package) for package in packages}
     return {"segtrain": __version__, "python": platform.python_version(), **installed}
 

@@ -285,16 +285,21 @@ class Trainer:
         state = self.state
         state.evaluated_step = state.step
         state.stale_evaluations += 1
-        value, best = scalars[self.monitor], state.best_value
+        value = scalars[self.monitor]
         if value is None or not math.isfinite(value):
             return False
-        gain = math.inf if best is None else value - best if self.options.monitor_mode == "max" else best - value
-        if gain <= 0:
+        if self._gain(value, state.counted_value) > self.options.min_gain:
+            state.counted_value, state.stale_evaluations = value, 0
+        if self._gain(value, state.best_value) <= 0:
             return False
-        if gain > self.options.min_gain:
-            state.stale_evaluations = 0
         state.best_value, state.best_step = value, state.step
         return True
+
+    def _gain(self, value: float, earlier: float | None) -> float:
+        """By how much the monitor is better than an earlier one."""
+        if earlier is None:
+            return math.inf
+        return value - earlier if self.options.monitor_mode == "max" else earlier - value
 
     def _draw(self, examples: list[Example]) -> None:
         picture = self.parts.draw(examples)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -361,6 +362,35 @@ def test_out_of_memory_names_the_batch_size_that_fits(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, Hungry(), train_batches=large)
     with pytest.raises(MachineError, match=r"data.batch_size=8 of 8 x 8 pixels .* 3 fits: set data.batch_size=3 "):
         trainer.train()
+
+
+def test_an_evaluation_that_does_not_fit_is_one_line_and_costs_no_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+
+    def too_large(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    trainer.parts.predictor.logits = too_large
+    with pytest.raises(MachineError, match=r"out of memory in an evaluation .* lower data.eval_batch_size"):
+        trainer.train()
+    assert checkpoint.load(trainer.directory.last)["state"]["step"] == 4
+
+
+def test_a_failed_save_of_the_best_is_not_repeated_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`last.pt` must not say of a best that it was saved where it was not."""
+    trainer = make_trainer(tmp_path, evaluate_every=2)
+    sync, calls = os.fsync, []
+
+    def full_at_the_second_checkpoint(descriptor: int) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if sum(name.endswith(".last.pt.tmp") for name in calls) == 2 and calls[-1].endswith(".last.pt.tmp"):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second_checkpoint)
+    with pytest.raises(MachineError, match="No space left"):
+        trainer.train()
+    assert checkpoint.load(trainer.directory.last)["state"] == checkpoint.load(trainer.directory.best)["state"]
 
 
 def test_an_absent_class_is_no_best(tmp_path: Path) -> None:
