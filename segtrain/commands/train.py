@@ -117,7 +117,7 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
         _check_resumable(start.checkpoint, parts, config, max_steps)
     if options.dry_run:
         if world.is_main:
-            _dry_run(parts, options, max_steps, hardware, summary)
+            _dry_run(parts, options, max_steps, hardware, world, summary)
         return
     with full_disk_named(_destination(start)):
         directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
@@ -137,18 +137,21 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     _say_goodbye(trainer)
 
 
-def _dry_run(parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, summary: Sequence[str]) -> None:
+def _dry_run(
+    parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, world: World, summary: Sequence[str]
+) -> None:
     """Prints what the run would take, measured in one process, whose batch and data are its own alone."""
     for line in summary:
         log.info(line)
     if options.devices != 1:
         log.info("measured in one process of trainer.devices=%s", options.devices)
-    step = TrainStep(parts, options, hardware, World.solo(hardware.device))
+    step = TrainStep(parts, options, hardware, world)
     if options.compile:
         step.compile()
     rows = dry_run(parts, options, max_steps, step).rows()
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+    if world.is_main:
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
 def _check_resumable(saved: Saved, parts: Parts, config: DictConfig, max_steps: int) -> None:
