@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,3 +346,13 @@ def test_shared_out_parameters_train_to_the_same_weights_and_go_on(tmp_path: Pat
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "not to the same bits as without the interruption: processes 2 -> 1" in err
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_what_each_process_does(tmp_path: Path) -> None:
+    process = train(tmp_path / "run", "trainer.dry_run=true", "trainer.parallel=fsdp")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("peak memory") == 1
+    assert re.search(r"^images +2 x 3 x 64 x 64$", out, re.MULTILINE)
+    assert not (tmp_path / "run").exists()
