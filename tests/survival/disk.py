@@ -179,13 +179,16 @@ class Disk:
         return watched
 
     def _serialising(self, serialise: Callable[..., None]) -> Callable[..., None]:
-        def watched(contents: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        def watched(contents: Any, *args: Any, **kwargs: Any) -> None:
+            if not isinstance(contents, dict):  # how torch pickles a tensor that is sent to another rank
+                return serialise(contents, *args, **kwargs)
             step = contents["state"]["step"]
             self.save = self.save + 1 if step == self.step else 1
             self.step = step
             self.event("serialise:before")
             serialise(contents, *args, **kwargs)
             self.event("serialise:after")
+            return None
 
         return watched
 

@@ -121,7 +121,9 @@ class Lab:
         folder.mkdir()
         return folder / "run"
 
-    def start(self, *overrides: str, phases: bool = False, **plan: Any) -> Process:
+    def start(
+        self, *overrides: str, phases: bool = False, environment: dict[str, str] | None = None, **plan: Any
+    ) -> Process:
         number = next(self._numbers)
         log, pipe = self.folder / f"{number:04d}.log", None
         if phases:
@@ -129,8 +131,8 @@ class Lab:
             os.mkfifo(name)
             pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
             plan["phases"] = str(name)
-        pid = self.ask({"train": list(overrides), "plan": plan, "log": str(log)})["pid"]
-        return Process(self, pid, log, pipe)
+        request = {"train": list(overrides), "plan": plan, "log": str(log), "environment": environment or {}}
+        return Process(self, self.ask(request)["pid"], log, pipe)
 
     def new(self, run_dir: Path, *overrides: str, **plan: Any) -> Process:
         """A new training of `TINY`."""

@@ -4,8 +4,9 @@ Importing torch and albumentations takes seconds, a training of these tests one.
 operation and starts no thread, so that its children are as good as new processes.
 
 Lines on standard input, and the line that answers each:
-    {"train": [overrides], "plan": {...}, "log": file}   -> {"pid": n}; `plan` is what `child.prepare` takes
-    {"wait": pid, "seconds": limit}                      -> {"code": exit code, minus the signal that ended it, or null}
+    {"train": [overrides], "plan": {...}, "log": file, "environment": {...}}
+                                       -> {"pid": n}; `plan` is what `child.prepare` takes
+    {"wait": pid, "seconds": limit}    -> {"code": exit code, minus the signal that ended it, or null}
 """
 
 import json
@@ -46,6 +47,7 @@ def _train(request: dict[str, Any]) -> int:
         os.dup2(opened, descriptor)
         os.close(opened)
     os.dup2(1, 2)
+    os.environ.update(request["environment"])
     from segtrain.cli import main as segtrain
     from tests.survival.child import prepare
 
