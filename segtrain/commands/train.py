@@ -114,8 +114,6 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     device = options.device if world is None else str(world.device)
     hardware = choose_hardware(device, options.precision, options.channels_last)
     world = world or World.solo(hardware.device)
-    if options.dry_run and world.size > 1:
-        raise ConfigError("trainer.dry_run=true measures one process: leave torchrun or srun out")
     seed_everything(config.seed)
     parts, max_steps, summary = assemble(start, builder, options, hardware, world)
     if world.rank > 0:
@@ -124,7 +122,7 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     if start.checkpoint:
         _check_resumable(start.checkpoint, parts, config, max_steps)
     if options.dry_run:
-        _dry_run(parts, options, max_steps, hardware, summary)
+        _dry_run(parts, options, max_steps, hardware, world, summary)
         return
     with full_disk_named(_destination(start)):
         directory = start.checkpoint.directory if start.checkpoint else _create_directory(start, command, world)
@@ -146,18 +144,21 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
     _say_goodbye(trainer)
 
 
-def _dry_run(parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, summary: Sequence[str]) -> None:
+def _dry_run(
+    parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, world: World, summary: Sequence[str]
+) -> None:
     """Prints what the run would take, measured in one process, whose batch and data are its own alone."""
     for line in summary:
         log.info(line)
     if options.devices != 1:
         log.info("measured in one process of trainer.devices=%s", options.devices)
-    step = TrainStep(parts, options, hardware, World.solo(hardware.device))
+    step = TrainStep(parts, options, hardware, world)
     if options.compile:
         step.compile()
     rows = dry_run(parts, options, max_steps, step).rows()
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+    if world.is_main:
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
 def _check_resumable(saved: Saved, parts: Parts, config: DictConfig, max_steps: int) -> None:
@@ -185,6 +186,7 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
         contents["state"] |= {
             "best_value": None,
             "best_step": 0,
+            "counted_value": None,
             "stale_evaluations": 0,
         }
     if not world.is_main:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segtrain.distributed.parallel import whole
 from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import evaluate
 from segtrain.engine.memory import step_or_explain
@@ -93,7 +94,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
         parts: of the run.
         options: of the loop.
         max_steps: length of the run.
-        step: over `parts`.
+        step: over `parts`. Of several processes each measures its own part; all must call this.
 
     Raises:
         DataError: a sample cannot be read.
@@ -102,6 +103,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
     """
     hardware = step.hardware
     parts.freezing.apply(0)
+    step.distribute()
     learning = sum(x.numel() for x in parts.model.parameters() if x.requires_grad)
     total = sum(x.numel() for x in parts.model.parameters())
     batches = iter(parts.train_batches(0))
@@ -124,6 +126,9 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
     peak = peak_resident() if on_cuda is None else on_cuda
     grown = None if on_cuda is not None or peak is None or used_before is None else max(peak - used_before, 0)
     output = _output(step, taken[0])
+    with whole(parts.model, step.world):
+        times = 2 if ema and options.ema_evaluate_raw else 1
+        evaluation_seconds = times * _evaluation_seconds(parts, hardware) / step.world.size
     return DryRun(
         images=tuple(taken[0].images.shape),
         labels=tuple(taken[0].labels.shape),
@@ -133,7 +138,7 @@ def dry_run(parts: Parts, options: TrainerOptions, max_steps: int, step: TrainSt
         max_steps=max_steps,
         step_seconds=median(seconds[first:]),
         data_share=sum(waited[first:]) / sum(seconds[first:]),
-        evaluation_seconds=_evaluation_seconds(parts, hardware) * (2 if ema and options.ema_evaluate_raw else 1),
+        evaluation_seconds=evaluation_seconds,
         evaluations=1 if options.evaluate_every is None else -(-max_steps // options.evaluate_every),
         peak_bytes=peak,
         grown_bytes=grown,
@@ -152,7 +157,9 @@ def _output(step: TrainStep, batch: Batch) -> ModelOutput:
 
 def _evaluation_seconds(parts: Parts, hardware: Hardware) -> float:
     """Of a whole evaluation, estimated from its first batch, which is evaluated twice: the first time is slower."""
-    group = next(group for group in parts.val_batches if group)
+    group: list[Batch] = next((group for group in parts.val_batches if group), [])
+    if not group:
+        return 0.0  # a process beyond the number of images; the main one is not
     images = sum(len(batch.names) for batch in group)
     taken = []
     for _ in range(2):

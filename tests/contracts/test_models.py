@@ -11,11 +11,14 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from segtrain.backbones.base import Backbone
 from segtrain.construct import signature
+from segtrain.distributed.parallel import gathered, shard
+from segtrain.distributed.world import World
 from segtrain.errors import ConfigError
 from segtrain.models.adapt import ModelOptions, adapt
 from segtrain.models.auxiliary import AuxiliaryOptions
@@ -233,3 +236,39 @@ def test_every_config_begins_with_what_it_is_and_how_to_use_it(group):
         first, second = (CONFIGS / group / f"{name}.yaml").read_text().splitlines()[:2]
         assert first.startswith("# "), name
         assert second.startswith("# segtrain "), name
+
+
+def shared_out_and_not(folder: Path, host: str, *overrides: str) -> tuple[float, float]:
+    """The gradient's norm of a model as it is, and with its parameters shared out, in a process group of one."""
+    store = dist.FileStore(str(folder / "store"), 1)
+    dist.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        norms = []
+        for sharded in (False, True):
+            model = build_model(host, *overrides, device="cpu").train()
+            if sharded:
+                shard(model, World.solo(torch.device("cpu")), torch.zeros(1, 3, 64, 64))
+            torch.manual_seed(1)
+            output = model(torch.randn(2, 3, 33, 47))
+            (output.logits.sum() + sum(logits.sum() for logits in output.aux.values())).backward()
+            gradients = gathered([parameter.grad for parameter in model.parameters()])
+            norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+    finally:
+        dist.destroy_process_group()
+    return norms[0], norms[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("host", "overrides"),
+    [
+        *((name, ()) for name in one_of_each("model", MODELS)),
+        *(("unet", (f"model/backbone={name}",)) for name in one_of_each("model/backbone", BACKBONES)),
+        ("deeplabv3plus", ("model.activation_checkpointing=true",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_parameters_of_every_model_can_be_shared_out(tmp_path: Path, host: str, overrides: tuple[str, ...]) -> None:
+    plain, sharded = shared_out_and_not(tmp_path, host, *overrides)
+    assert plain > 0
+    assert sharded == pytest.approx(plain, rel=1e-3)

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segtrain.distributed.launch import launch
 from segtrain.distributed.parallel import shard, whole
-from segtrain.distributed.world import LostRankError, World
+from segtrain.distributed.place import place_in
+from segtrain.distributed.world import LostRankError, World, join
 from segtrain.engine import checkpoint
 from segtrain.engine.checkpoint_folder import CheckpointOptions
-from segtrain.engine.ema import EMA
 from segtrain.engine.evaluate import Evaluation, evaluate
 from segtrain.engine.freezing import FreezeSchedule
 from segtrain.engine.options import TrainerOptions
 from segtrain.engine.parts import Parts
-from segtrain.engine.precision import choose_hardware
+from segtrain.engine.precision import choose_hardware, own_device
 from segtrain.engine.run_directory import RunDirectory
 from segtrain.engine.trainer import Trainer
 from segtrain.errors import ConfigError, DataError, NonFiniteError
@@ -101,12 +102,12 @@ def test_an_evaluation_by_two_processes_is_that_by_one_for_any_number_of_images(
 def make_trainer(world: World, folder: Path, batches: Callable[[int], Iterator[Batch]], **changes: Any) -> Trainer:
     model_class, restored = changes.pop("model", Net), changes.pop("resume_from", None)
     options = TrainerOptions(**{**vars(OPTIONS), "pictures": 1, **changes})
-    hardware = choose_hardware("cpu", options.precision, options.channels_last)
+    hardware = choose_hardware(str(world.device), options.precision, options.channels_last)
     torch.manual_seed(0)
-    model = model_class()
+    model = model_class().to(world.device)
     if options.parallel == "fsdp" and world.size > 1:
-        shard(model, world, torch.zeros(1, 3, 8, 8))
-    normalize = Normalize(FACTS.mean, FACTS.std)
+        shard(model, world, torch.zeros(1, 3, 8, 8, device=world.device))
+    normalize = Normalize(FACTS.mean, FACTS.std).to(world.device)
     group = {"params": list(model.parameters()), "name": "model", "initial_lr": 0.1}
     parts = Parts(
         model=model,
@@ -193,6 +194,26 @@ def test_two_processes_train_the_weights_that_one_with_the_double_batch_does(
     assert len(main["metrics"]) == len(one["metrics"])
     for name, value in main["own"].items():
         assert torch.equal(value, other["own"][name])
+
+
+def on_a_gpu_of_its_own(folder: Path, changes: dict[str, Any]) -> None:
+    place = place_in(os.environ)
+    assert place is not None
+    device = own_device("cuda", place)
+    with join(place.rank, place.size, place.local_rank, device, timeout=60) as world:
+        trained(world, folder, changes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_gpus_train_the_weights_that_one_with_the_double_batch_does(tmp_path: Path, parallel: str) -> None:
+    changes = {"max_steps": 6, "ema_decay": 0.9, "clip_norm": 0.5, "parallel": parallel}
+    one = trained(World.solo(torch.device("cuda:0")), tmp_path / "one", changes)["saved"]
+    launch(2, on_a_gpu_of_its_own, tmp_path / "two", changes)
+    two = checkpoint.load(tmp_path / "two" / "run" / "checkpoints" / "last.pt")
+    for name, value in one["model"].items():
+        assert torch.allclose(two["model"][name].double(), value.double(), rtol=0, atol=1e-5), name
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -319,10 +340,9 @@ def test_a_synchronised_norm_is_a_norm_over_the_batches_of_all_processes(tmp_pat
 def evaluated_as_one(world: World) -> list[Any]:
     torch.manual_seed(0)
     model = Net()
-    model.first[1].running_mean.fill_(world.rank)
-    average = EMA(model, 0.5, 1)
+    nn.init.uniform_(model.last.weight, 0, 1 + world.rank)
     shard(model, world, torch.zeros(1, 3, 8, 8))
-    del average
+    model.first[1].running_mean.fill_(world.rank)
     outputs = []
     with whole(model, world), torch.inference_mode():
         model.eval()
