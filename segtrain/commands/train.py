@@ -147,7 +147,7 @@ def _train(start: Start, command: Sequence[str], world: World | None) -> None:
 def _dry_run(
     parts: Parts, options: TrainerOptions, max_steps: int, hardware: Hardware, world: World, summary: Sequence[str]
 ) -> None:
-    """Prints what the run would take, measured in one process, whose batch and data are its own alone."""
+    """Prints what the run would take, measured in this process; of several that something else started, all call it."""
     for line in summary:
         log.info(line)
     if options.devices != 1:
