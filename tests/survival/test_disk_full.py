@@ -34,7 +34,7 @@ def no_disk() -> None:
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("disk", ["small_disk", "no_disk"])
+@pytest.mark.parametrize("disk", ["small_disk", pytest.param("no_disk", marks=pytest.mark.slow)])
 def test_a_disk_full_after_part_of_a_save_costs_only_that_save(
     lab: Lab, reference: Path, request: pytest.FixtureRequest, disk: str, share: float
 ) -> None:

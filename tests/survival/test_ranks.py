@@ -16,6 +16,7 @@ from tests.survival.disk import POINTS
 from tests.survival.fingerprint import checkpoints
 from tests.survival.lab import Lab, Process, assert_readable, assert_same
 
+pytestmark = pytest.mark.slow
 AT_MOST = 30  # seconds until all have ended when one has died
 
 
@@ -86,18 +87,12 @@ def stop_together_at_random(lab: Lab, reference: Path, seed: int, stops: int) ->
     return hit
 
 
-def test_two_ranks_told_to_end_become_the_undisturbed_run(lab: Lab, reference_of_two: Path) -> None:
-    assert stop_together_at_random(lab, reference_of_two, seed=0, stops=1)
-
-
-@pytest.mark.slow
 def test_twenty_random_signals_to_two_ranks_also_while_they_evaluate(lab: Lab, reference_of_two: Path) -> None:
     hit = stop_together_at_random(lab, reference_of_two, seed=1, stops=20)
     assert hit.count(EVALUATING) >= 3
     assert hit.count(SAVING) >= 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shift", range(4))
 def test_rank_0_killed_in_saves_ends_the_other_and_the_run_goes_on(
     lab: Lab, reference_of_two: Path, shift: int
@@ -115,7 +110,6 @@ def test_rank_0_killed_in_saves_ends_the_other_and_the_run_goes_on(
     shutil.rmtree(run_dir.parent)
 
 
-@pytest.mark.slow
 def test_rank_1_killed_at_random_ends_the_other_and_the_run_goes_on(lab: Lab, reference_of_two: Path) -> None:
     rng = random.Random(2)
     for _ in range(5):
