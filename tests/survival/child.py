@@ -22,7 +22,7 @@ from tests.survival.disk import Disk
 
 # Written into the pipe when a phase begins; the same in lower case when it ends. Phases may overlap.
 TRAINING, SAVING, EVALUATING = b"T", b"S", b"E"
-SLOW_DISK = 0.01  # seconds more to each fsync where phases are told, or a save is over before a signal can reach it
+SLOW_DISK = 0.02  # seconds more to each fsync where phases are told, or a save is over before a signal can reach it
 
 
 def prepare(plan: dict[str, Any]) -> None:
