@@ -20,7 +20,7 @@ ACTIONS = ("inspect", "strip", "verify")
 
 
 @dataclass(frozen=True)
-class CheckpointOptions:
+class FilesOptions:
     """The command's own keys; `configs/checkpoint.yaml` says what each does."""
 
     format: Literal["table", "json"]
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     paths = [Path(name) for name in files]
 
     def task(job: Job) -> None:
-        options = read_options(job.config, CheckpointOptions)
+        options = read_options(job.config, FilesOptions)
         if action == "inspect":
             _inspect(paths, options)
         elif action == "strip":
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     return compose.run_command("checkpoint", words, task)
 
 
-def _inspect(paths: list[Path], options: CheckpointOptions) -> None:
+def _inspect(paths: list[Path], options: FilesOptions) -> None:
     problems: list[str] = []
     found: list[Contents] = []
     for path in paths:
@@ -75,7 +75,7 @@ def _table(found: Contents) -> str:
     return f"{found.path}: {mebibytes(found.size)}, SHA-256 sound\n{lines}"
 
 
-def _strip(paths: list[Path], options: CheckpointOptions) -> None:
+def _strip(paths: list[Path], options: FilesOptions) -> None:
     if options.output is not None and len(paths) > 1:
         raise ConfigError(f"output={options.output} is one file for {len(paths)}; leave it out, or strip one by one")
     targets = [Path(options.output) if options.output else path.with_name(f"stripped_{path.name}") for path in paths]
@@ -111,7 +111,7 @@ class _Verdict:
     problem: str | None = None
 
 
-def _verify(paths: list[Path], options: CheckpointOptions) -> None:
+def _verify(paths: list[Path], options: FilesOptions) -> None:
     verdicts = [_verdict(path) for path in _all_files(paths)]
     if options.format == "json":
         print(json.dumps([_plain(one) for one in verdicts], indent=2))

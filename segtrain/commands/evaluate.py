@@ -10,7 +10,8 @@ from segtrain import compose
 from segtrain.compose import Job
 from segtrain.data.loader import eval_loader
 from segtrain.engine.evaluate import Evaluation, evaluate, try_criterion
-from segtrain.engine.logger import close_log, log_to_terminal
+from segtrain.engine.logger import logged_to_terminal
+from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.run_directory import RunDirectory, check_output, write_json
 from segtrain.errors import DataError
 from segtrain.load import LoadedModel, build_criterion, load_model
@@ -47,11 +48,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def task(job: Job) -> None:
-    log_to_terminal()
-    try:
+    with logged_to_terminal():
         _evaluate(job)
-    finally:
-        close_log()
 
 
 def _evaluate(job: Job) -> None:
@@ -71,7 +69,8 @@ def _evaluate(job: Job) -> None:
     criterion = criterion.to(loaded.hardware.device)
     try_criterion(criterion, facts, loaded.hardware.device)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
-    evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
+    with evaluation_fits():
+        evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
     assert evaluation is not None
     _report(folder, loaded, evaluation, split)
 

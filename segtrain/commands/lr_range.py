@@ -13,7 +13,7 @@ from segtrain.build import Builder
 from segtrain.commands.assemble import SECTIONS, Start, assemble
 from segtrain.compose import Job
 from segtrain.distributed.world import World
-from segtrain.engine.logger import close_log, log_to_terminal
+from segtrain.engine.logger import logged_to_terminal
 from segtrain.engine.precision import choose_hardware, seed_everything
 from segtrain.engine.rate_range import RangeOptions, RangeResult, range_test
 from segtrain.engine.run_directory import check_output, write_json
@@ -48,11 +48,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def task(job: Job) -> None:
-    log_to_terminal()
-    try:
+    with logged_to_terminal():
         _test(job)
-    finally:
-        close_log()
 
 
 def _test(job: Job) -> None:

@@ -17,7 +17,8 @@ from segtrain import compose
 from segtrain.compose import Job
 from segtrain.data.augment import Augmentation
 from segtrain.data.reading import IMAGE_SUFFIXES, read_image
-from segtrain.engine.logger import close_log, log_to_terminal
+from segtrain.engine.logger import logged_to_terminal
+from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import check_output
 from segtrain.errors import ConfigError, DataError, nearest
@@ -71,11 +72,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def task(job: Job) -> None:
-    log_to_terminal()
-    try:
+    with logged_to_terminal():
         _predict(job)
-    finally:
-        close_log()
 
 
 def _predict(job: Job) -> None:
@@ -96,7 +94,8 @@ def _predict(job: Job) -> None:
                 continue
             finally:
                 progress.advance()
-            logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))
+            with evaluation_fits():
+                logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))
             labels = label_map(logits, loaded.facts.threshold)[0].cpu().numpy()
             prediction = Prediction(image, labels, logits[0].softmax(dim=0).cpu().numpy())
             for product in products:

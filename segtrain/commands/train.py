@@ -31,7 +31,7 @@ from segtrain.engine.run_directory import (
     full_disk_named,
     read_json,
     write_json,
-    write_whole,
+    write_text,
 )
 from segtrain.engine.step import TrainStep
 from segtrain.engine.trainer import Trainer
@@ -191,7 +191,7 @@ def _go_on(saved: Saved, config: DictConfig, command: Sequence[str], world: Worl
         }
     if not world.is_main:
         return
-    write_whole(directory.config, OmegaConf.to_yaml(config))
+    write_text(directory.config, OmegaConf.to_yaml(config))
     record, now = read_json(directory.environment), environment(["segtrain", "train", *command], world.size)
     earlier = [record, *record.get("resumed", [])][-1]
     write_json(directory.environment, {**record, "resumed": [*record.get("resumed", []), now]})
@@ -224,7 +224,7 @@ def _create_directory(start: Start, command: Sequence[str], world: World) -> Run
         choice(start, "model"),
         again=config.resume == "auto",
     )
-    write_whole(directory.config, OmegaConf.to_yaml(config))  # unresolved: ${oc.env:TOKEN} must not be baked in
+    write_text(directory.config, OmegaConf.to_yaml(config))  # unresolved: ${oc.env:TOKEN} must not be baked in
     write_json(directory.environment, environment(["segtrain", "train", *command], world.size))
     world.broadcast(directory.path)
     return directory

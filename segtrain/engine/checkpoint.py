@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segtrain.engine.run_directory import sync_folder
+from segtrain.engine.whole_files import sync_folder, write_whole, written_beside
 from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, has_footer, verified
 
@@ -33,13 +33,13 @@ def save(contents: dict[str, Any], path: Path) -> None:
     Raises:
         MachineError: the disk is full or the folder not writable; the old file is intact.
     """
-    with written_beside(contents, path) as temporary:
+    with state_beside(contents, path) as temporary:
         os.replace(temporary, path)
         sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def written_beside(contents: dict[str, Any], path: Path) -> Iterator[Path]:
+def state_beside(contents: dict[str, Any], path: Path) -> Iterator[Path]:
     """A whole file of `contents` beside `path`, on the disk, for the caller to rename; what is left is removed.
 
     Raises:
@@ -48,37 +48,22 @@ def written_beside(contents: dict[str, Any], path: Path) -> Iterator[Path]:
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **contents}, buffer)
     body = buffer.getbuffer()
-    with _bytes_beside(path, body, footer(body)) as temporary:
+    with _failure_named(path, len(body)), written_beside(path, body, footer(body)) as temporary:
         yield temporary
 
 
-def write_whole(path: Path, *parts: bytes) -> None:
-    """Writes `parts`, one after the other, as `save` writes contents."""
-    with _bytes_beside(path, *parts) as temporary:
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+def save_bytes(data: bytes, path: Path) -> None:
+    """Writes `data` as `save` writes contents."""
+    with _failure_named(path, len(data)):
+        write_whole(path, data)
 
 
 @contextlib.contextmanager
-def _bytes_beside(path: Path, *parts: bytes | memoryview) -> Iterator[Path]:
-    temporary = hidden(path)
+def _failure_named(path: Path, size: int) -> Iterator[None]:
     try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
+        yield
     except OSError as error:
-        raise MachineError(_not_written(path, sum(map(len, parts)), error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def hidden(path: Path) -> Path:
-    """The temporary name of a file that will be called `path`: one only, so that a crash leaves no more than one."""
-    return path.with_name(f".{path.name}.tmp")
+        raise MachineError(_not_written(path, size, error)) from error
 
 
 def _not_written(path: Path, size: int, error: OSError) -> str:

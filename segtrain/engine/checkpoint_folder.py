@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from segtrain.engine import checkpoint
-from segtrain.engine.run_directory import RunDirectory, sync_folder
+from segtrain.engine.run_directory import RunDirectory
+from segtrain.engine.whole_files import hidden, sync_folder
 from segtrain.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("segtrain")
@@ -114,7 +115,7 @@ class CheckpointFolder:
     def _write(self, contents: dict[str, Any], before: int | None, superseded: Sequence[int], best: bool) -> None:
         """best.pt first: a `last.pt` that says where the best was reached must find it there."""
         last = self.directory.last
-        with checkpoint.written_beside(contents, last) as temporary:
+        with checkpoint.state_beside(contents, last) as temporary:
             if best:
                 _duplicate(temporary, self.directory.best)
             if before is not None and last.is_file():
@@ -163,7 +164,7 @@ def candidates(directory: RunDirectory) -> list[Path]:
 
 def _duplicate(source: Path, target: Path) -> None:
     """`target` becomes another name of the file `source`, or its copy where the disk knows no second names."""
-    temporary = checkpoint.hidden(target)
+    temporary = hidden(target)
     temporary.unlink(missing_ok=True)
     try:
         try:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from segtrain.engine.progress import TerminalHandler
-from segtrain.engine.run_directory import RunDirectory, write_whole
+from segtrain.engine.run_directory import RunDirectory, write_text
 
 log = logging.getLogger("segtrain")
 
@@ -37,7 +37,7 @@ class RunLogger:
         if resumed_step is not None:
             kept = [record for record in records if record["step"] < resumed_step + evaluated]
             lines = [json.dumps(record) + "\n" for record in (*kept, *([] if evaluated else last))]
-            write_whole(directory.metrics, "".join(lines))
+            write_text(directory.metrics, "".join(lines))
         self._lines = open(directory.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         purged = None if resumed_step is None else resumed_step + evaluated
         self._events = SummaryWriter(str(directory.tensorboard), purge_step=purged)
@@ -104,6 +104,16 @@ def log_to_terminal(rank: int = 0) -> None:
     terminal.setFormatter(logging.Formatter(f"rank {rank}: %(message)s" if rank else "%(message)s"))
     log.addHandler(terminal)
     log.addHandler(MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL, flushOnClose=False))
+
+
+@contextlib.contextmanager
+def logged_to_terminal() -> Iterator[None]:
+    """The log of a command that writes no run: on the terminal for this long."""
+    log_to_terminal()
+    try:
+        yield
+    finally:
+        close_log()
 
 
 def attach_file(path: Path, rank: int = 0) -> None:

@@ -35,6 +35,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from segtrain import __version__
+from segtrain.engine.whole_files import write_whole
 from segtrain.errors import ConfigError, MachineError
 
 
@@ -161,18 +162,12 @@ def check_output(path: Path) -> None:
 
 def write_json(path: Path, contents: Any) -> None:
     """Writes `contents` as JSON, whole or not at all."""
-    write_whole(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that at every instant the old file or the new one is there, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    write_whole(path, text.encode())
 
 
 @contextlib.contextmanager
@@ -191,15 +186,6 @@ def full_disk_named(path: Path) -> Iterator[None]:
             f"{path}: cannot be written to: {error.strerror}: {shutil.disk_usage(there).free:,} bytes are free; "
             "checkpoints saved so far are intact; free some space and go on with resume="
         ) from error
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names in a folder outlast a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def save_stripped(contents: dict[str, Any], path: Path) -> None:
     if json.loads(text)["config"] != contents["config"]:
         raise CheckpointError(f"{path}: JSON turns keys of the config into others; write a .pt file instead")
     # What other programs read first: the tensors carry the names of the model's state dict.
-    checkpoint.write_whole(path, pack(contents["model"], {"format": "pt", _METADATA: text}, path))
+    checkpoint.save_bytes(pack(contents["model"], {"format": "pt", _METADATA: text}, path), path)
 
 
 def load(path: Path) -> dict[str, Any]:

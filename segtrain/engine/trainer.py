@@ -78,7 +78,7 @@ class Trainer:
         self._saved: RunState | None = None
         if resume_from is not None:
             self._restore(resume_from)
-        resumed = None if resume_from is None else (self.state.step, resume_from["kept"])
+        resumed = (self.state.step, resume_from["kept"]) if resume_from is not None and self.world.is_main else None
         self.checkpoints = CheckpointFolder(directory, saving, resumed)
         self.logger = self._logger() if self.world.is_main else NoLogger()
         if options.compile:
