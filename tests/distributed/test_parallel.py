@@ -100,7 +100,8 @@ def test_an_evaluation_by_two_processes_is_that_by_one_for_any_number_of_images(
 
 
 def make_trainer(world: World, folder: Path, batches: Callable[[int], Iterator[Batch]], **changes: Any) -> Trainer:
-    model_class, restored = changes.pop("model", Net), changes.pop("resume_from", None)
+    model_class = changes.pop("model", Net)
+    restored = checkpoint.load(folder / "run" / "checkpoints" / "last.pt") if changes.pop("resume", False) else None
     options = TrainerOptions(**{**vars(OPTIONS), "pictures": 1, **changes})
     hardware = choose_hardware(str(world.device), options.precision, options.channels_last)
     torch.manual_seed(0)
@@ -220,13 +221,12 @@ def test_two_gpus_train_the_weights_that_one_with_the_double_batch_does(tmp_path
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, parallel: str) -> None:
     changes = {"ema_decay": 0.9, "parallel": parallel}
     whole_run = trained(World.solo(CPU), tmp_path / "whole", {**changes, "max_steps": 4})
-    begun = trained(World.solo(CPU), tmp_path / "one", {**changes, "max_steps": 2})["saved"]
-    ended, _ = in_two_processes(
-        trained, tmp_path / "one", tmp_path / "one", {**changes, "max_steps": 4, "resume_from": begun}
-    )
+    trained(World.solo(CPU), tmp_path / "one", {**changes, "max_steps": 2})
+    going_on = {**changes, "max_steps": 4, "resume": True}
+    ended, _ = in_two_processes(trained, tmp_path / "one", tmp_path / "one", going_on)
     for part in ("model", "optimizer", "ema"):
         assert_close(ended["saved"][part], whole_run["saved"][part])
-    back = trained(World.solo(CPU), tmp_path / "one", {**changes, "max_steps": 5, "resume_from": ended["saved"]})
+    back = trained(World.solo(CPU), tmp_path / "one", {**changes, "max_steps": 5, "resume": True})
     assert back["saved"]["state"]["step"] == 5
 
 
