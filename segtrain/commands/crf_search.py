@@ -71,14 +71,13 @@ def task(job: Job) -> None:
 
 def _search(job: Job) -> None:
     options = read_options(job.config, SearchOptions)
-    check_output(options.folder)
+    folder = options.folder if job.number is None else options.folder / f"crf_search_{job.number}"
+    check_output(folder)
     loaded = load_model(job, "data", "augment.evaluate", "inference", "trainer")
     predictor, facts, device = loaded.predictor, loaded.facts, loaded.hardware.device
     base = predictor.strategy
     if isinstance(base, DenseCRF):
-        raise ConfigError(
-            "inference: the search puts the CRF after the strategy given; name that, such as inference=whole"
-        )
+        raise ConfigError("inference: the CRF comes after the strategy named here; name another, such as whole")
 
     def make(parameters: Parameters) -> DenseCRF:
         return DenseCRF(base, options.iterations, **parameters, normalization="symmetric")
@@ -87,12 +86,12 @@ def _search(job: Job) -> None:
     searched = _spread(len(dataset), options.images)
     held_out = sorted(set(range(len(dataset))) - set(searched))
     log.info("%d of %d images of split %s are searched on", len(searched), len(dataset), split)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def batches(indices: Sequence[int]) -> EvalLoader:
         return eval_loader(Subset(dataset, indices), loaded.builder.loader_options(), device.type == "cuda")
 
-    with tempfile.TemporaryDirectory(prefix="scores-", dir=options.folder) as scores, evaluation_fits():
+    with tempfile.TemporaryDirectory(prefix="scores-", dir=folder) as scores, evaluation_fits():
         kept = KeptScores(Path(scores), facts)
         kept.keep(predictor, batches(searched), len(searched))
         trials = search(kept, make, options.axes, options.rounds, facts, device)
@@ -100,10 +99,10 @@ def _search(job: Job) -> None:
         found = {"searched": Comparison(kept.before, best.matrix, len(kept))}
         if held_out:
             crf = make(best.parameters)
-            found["held out"] = compare(predictor, crf, batches(held_out), facts, len(held_out))
+            found["held-out"] = compare(predictor, crf, batches(held_out), facts, len(held_out))
     words = ["inference=crf", *_base_words(job, loaded), f"inference.iterations={options.iterations}"]
     words += [f"inference.{name}={value:g}" for name, value in best.parameters.items()]
-    _report(options, loaded, split, trials, found, " ".join(words))
+    _report(folder, options.iterations, loaded, split, trials, found, " ".join(words))
 
 
 def _spread(total: int, wanted: int | None) -> list[int]:
@@ -134,7 +133,8 @@ def _word(value: Any) -> str:
 
 
 def _report(
-    options: SearchOptions,
+    folder: Path,
+    iterations: int,
     loaded: LoadedModel,
     split: str,
     trials: Sequence[Trial],
@@ -142,16 +142,16 @@ def _report(
     overrides: str,
 ) -> None:
     facts, best = loaded.facts, trials[0]
-    path = options.folder / "crf_search.json"
+    path = folder / "crf_search.json"
     results: dict[str, Any] = {
         "step": loaded.contents["state"]["step"],
         "checkpoint": str(loaded.path),
         "split": split,
-        "parameters": {"iterations": options.iterations, **best.parameters},
+        "parameters": {"iterations": iterations, **best.parameters},
         "overrides": overrides,
     }
     for title, comparison in found.items():
-        results[title.replace(" ", "_")] = {
+        results[title.replace("-", "_")] = {
             "images": comparison.images,
             "before": comparison.before.summary(facts.class_names),
             "after": comparison.after.summary(facts.class_names),
@@ -160,17 +160,10 @@ def _report(
     write_json(path, results)
     print(table(found, facts))
     log.info("%d sets of parameters tried: %s", len(trials), path)
-    judged = "mIoU" if facts.foreground is None else f"IoU of {facts.foreground}"
     for title, comparison in found.items():
-        if comparison.gain(facts) < 0:
-            log.warning(
-                "the best CRF found lowers the %s of %s images from %.4f to %.4f: better without a CRF",
-                judged,
-                title,
-                score(comparison.before, facts),
-                score(comparison.after, facts),
-            )
-    if "held out" not in found:
+        if (loss := comparison.loss(title, facts)) is not None:
+            log.warning(loss)
+    if "held-out" not in found:
         log.warning("no image was held out: what the CRF gains is seen on no other images than it was chosen by")
     print(f"found: {overrides}")
 

@@ -12,6 +12,7 @@ from segtrain.engine.progress import Progress
 from segtrain.inference import Predictor, label_map
 from segtrain.inference.crf import DenseCRF
 from segtrain.inference.crf.grid import Parameters, grid, refined
+from segtrain.inference.score_map import Resize, ScoreMap
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts
 
@@ -27,9 +28,14 @@ class Comparison:
     after: ConfusionMatrix
     images: int
 
-    def gain(self, facts: DataFacts) -> float:
-        """By how much the CRF raised what the task is judged by; nan where no pixel counts."""
-        return score(self.after, facts) - score(self.before, facts)
+    def loss(self, title: str, facts: DataFacts) -> str | None:
+        """One line that says so where the CRF lowers what the task is judged by; `title` names the images."""
+        before, after = score(self.before, facts), score(self.after, facts)
+        if not after < before:
+            return None
+        judged = "mIoU" if facts.foreground is None else f"IoU of {facts.foreground}"
+        change = f"lowers the {judged} of the {title} images from {before:.4f} to {after:.4f}"
+        return f"the best CRF found {change}: better without a CRF"
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def score(matrix: ConfusionMatrix, facts: DataFacts) -> float:
 class KeptScores:
     """Images with their labels and score maps, in files: those of a whole validation set may not fit in memory.
 
-    Score maps are kept as log-probabilities in float16. What they are without a CRF is counted before that rounding.
+    Score maps are kept at the model's resolution, as log-probabilities in float16. What they are without a CRF is
+    counted before that rounding.
 
     Args:
         folder: where the files are written, one an image; the caller removes it.
@@ -63,28 +70,36 @@ class KeptScores:
         self.before = ConfusionMatrix(facts.num_classes, facts.ignore_index)
         self._folder = folder
         self._facts = facts
-        self._paths: list[Path] = []
+        self._kept: list[tuple[Path, tuple[Resize, ...]]] = []
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._kept)
 
     def keep(self, predictor: Predictor, batches: Iterable[list[Batch]], num_images: int) -> None:
         """Runs the model on every image, once."""
         with Progress("scores", num_images, unit="img", line_every=100) as progress:
             for batch in (batch for group in batches for batch in group):
-                logits = predictor.logits(batch.images)
-                self.before.update(label_map(logits, self._facts.threshold), batch.labels.to(logits.device).long())
-                scores = logits.log_softmax(dim=1).half().cpu()
-                for item in zip(batch.images, scores, batch.labels, strict=True):
-                    self._paths.append(self._folder / f"{len(self._paths)}.pt")
-                    torch.save([part.clone() for part in item], self._paths[-1])
+                scores = predictor.score_map(batch.images)
+                labels = batch.labels.to(scores.values.device).long()
+                self.before.update(label_map(scores, self._facts.threshold), labels)
+                # Resizing what is the same for all classes leaves it the same for all.
+                values = scores.values.log_softmax(dim=1).half().cpu()
+                for item in zip(batch.images, values, batch.labels, strict=True):
+                    self.add(*item, scores.resizes)
                 progress.advance(len(batch.names))
+
+    def add(self, image: Tensor, values: Tensor, labels: Tensor, resizes: tuple[Resize, ...]) -> None:
+        """Keeps one image, the values of its score map [C, h, w], and its labels."""
+        path = self._folder / f"{len(self._kept)}.pt"
+        torch.save([image.clone(), values.clone(), labels.clone()], path)
+        self._kept.append((path, resizes))
 
     def items(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Image [channels, H, W] uint8, score map [C, H, W] float32 and labels [H, W] int64 of each, on the device."""
-        for path in self._paths:
-            image, scores, labels = torch.load(path, weights_only=True)
-            yield image.to(device), scores.to(device).float(), labels.to(device).long()
+        for path, resizes in self._kept:
+            image, values, labels = torch.load(path, weights_only=True)
+            scores = ScoreMap(values[None].to(device).float(), resizes).full()[0]
+            yield image.to(device), scores, labels.to(device).long()
 
 
 def search(

@@ -3,12 +3,13 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from segtrain.engine.crf_search import KeptScores, Trial, score, search
+from segtrain.engine.crf_search import Comparison, KeptScores, score, search, table
 from segtrain.inference import WholeImage
 from segtrain.inference.crf import DenseCRF
 from segtrain.inference.crf.grid import grid, refined
@@ -41,7 +42,7 @@ def test_what_is_found_evaluates_to_the_scores_reported(finished_run: Path, run_
     # The search keeps scores in float16.
     assert results["miou"] == pytest.approx(found["searched"]["after"]["miou"], abs=1e-3)
     lowered = found["searched"]["after"]["miou"] < found["searched"]["before"]["miou"]
-    assert ("better without a CRF" in err) == lowered or not lowered
+    assert ("better without a CRF" in err) == lowered
 
 
 def test_images_not_searched_on_are_scored_apart(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_images_not_searched_on_are_scored_apart(finished_run: Path, run_cli: Ru
     parts = [torch.tensor(found[name]["before"]["confusion"]) for name in ("searched", "held_out")]
     assert torch.equal(sum(parts), whole)
     assert len(found["trials"]) == 4 + 8
-    assert "held out" in out
+    assert "held-out" in out
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,7 @@ def test_images_not_searched_on_are_scored_apart(finished_run: Path, run_cli: Ru
         ("bilateral_wait=[1]", "bilateral_wait"),
     ],
 )
-def test_a_mistake_is_one_line(
-    finished_run: Path, run_cli: RunCli, tmp_path: Path, words: str, message: str
-) -> None:
+def test_a_mistake_is_one_line(finished_run: Path, run_cli: RunCli, tmp_path: Path, words: str, message: str) -> None:
     code, _, err = run_cli("crf-search", f"checkpoint={finished_run}/checkpoints/last.pt", f"output={tmp_path}", words)
     assert code == 2
     assert message in err
@@ -88,8 +87,7 @@ def kept_halves(folder: Path, facts: DataFacts) -> KeptScores:
     scores = torch.zeros(2, 16, 24)
     scores[1] = torch.linspace(-2, 2, 24) - 0.2
     kept = KeptScores(folder, facts)
-    kept._paths.append(folder / "0.pt")
-    torch.save([image, scores.log_softmax(dim=0).half(), labels], kept._paths[0])
+    kept.add(image, scores.log_softmax(dim=0).half(), labels, ())
     return kept
 
 
@@ -108,8 +106,7 @@ def test_the_best_trial_comes_first_and_is_refined(tmp_path: Path) -> None:
     assert score(trials[-1].matrix, FACTS) < 0.8
     assert len(tried) == len(trials) == len({tuple(each.values()) for each in tried})
     assert tried[:4] == grid(axes)
-    best = max((Trial(each, ConfusionMatrix(2, 255)) for each in tried[:4]), key=lambda t: t.parameters in tried).parameters
-    assert best in tried
+    assert all(each["bilateral_sigma_rgb"] < 150 for each in tried[4:])
 
 
 def test_finer_axes_halve_the_steps_around_the_best_and_reach_beyond_an_end() -> None:
@@ -119,3 +116,35 @@ def test_finer_axes_halve_the_steps_around_the_best_and_reach_beyond_an_end() ->
     assert finer["end"] == (2.0, 4.0, 8.0)
     assert finer["fixed"] == (3.0,)
     assert len(grid(finer)) == 9
+
+
+def matrix_of(*rows: list[int]) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(2, 255)
+    matrix.matrix = torch.tensor(rows)
+    return matrix
+
+
+def test_a_crf_that_lowers_the_score_is_said_to() -> None:
+    # IoU of both classes 1/2; then 6/10 and 0.
+    better, worse = matrix_of([2, 1], [1, 2]), matrix_of([6, 0], [4, 0])
+    said = "the best CRF found lowers the mIoU of the held-out images from 0.5000 to 0.3000: better without a CRF"
+    assert Comparison(better, worse, 1).loss("held-out", FACTS) == said
+    assert Comparison(worse, better, 1).loss("held-out", FACTS) is None
+    assert Comparison(better, better, 1).loss("held-out", FACTS) is None
+
+
+def test_a_binary_task_is_judged_by_its_foreground() -> None:
+    # The foreground's IoU rises from 1/3 to 1/2 while the mean falls.
+    before, after = matrix_of([97, 2], [0, 1]), matrix_of([90, 5], [0, 5])
+    assert score(before, replace(FACTS, threshold=0.5)) == pytest.approx(1 / 3)
+    assert Comparison(before, after, 1).loss("x", replace(FACTS, threshold=0.5)) is None
+    assert "IoU of class 1" in str(Comparison(after, before, 1).loss("x", replace(FACTS, threshold=0.5)))
+
+
+def test_the_table_shows_classes_with_what_changed_and_absent_ones() -> None:
+    before, after = matrix_of([4, 0], [0, 0]), matrix_of([3, 1], [0, 0])
+    lines = table({"searched": Comparison(before, after, 1)}, FACTS).splitlines()
+    assert lines[1].split() == ["class", "before", "after", "change"]
+    assert lines[3].split() == ["class", "0", "1.0000", "0.7500", "-0.2500"]
+    assert lines[4].split() == ["class", "1", "absent", "0.0000", "absent"]
+    assert lines[6].split() == ["mean", "1.0000", "0.3750", "-0.6250"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segtrain.errors import ConfigError
 from segtrain.inference.crf.mean_field import Normalization, PairwiseTerm, mean_field
+from segtrain.inference.score_map import ScoreMap
 from segtrain.inference.strategy import Forward, Strategy
 
 
@@ -72,9 +73,9 @@ class DenseCRF(Strategy):
         self.bilateral_sigma_rgb = bilateral_sigma_rgb
         self.normalization = normalization
 
-    def forward(self, forward: Forward, images: Tensor) -> Tensor:
-        logits = self.base(forward, images)
-        return torch.stack([self.refine(image, scores) for image, scores in zip(images, logits, strict=True)])
+    def forward(self, forward: Forward, images: Tensor) -> ScoreMap:
+        logits = self.base(forward, images).full()
+        return ScoreMap(torch.stack([self.refine(*each) for each in zip(images, logits, strict=True)]))
 
     def refine(self, image: Tensor, logits: Tensor) -> Tensor:
         """[C, H, W]: log Q after the last iteration.

@@ -10,6 +10,7 @@ from torch import Tensor
 from segtrain.errors import ConfigError
 from segtrain.inference import WholeImage
 from segtrain.inference.crf import DenseCRF, PairwiseTerm, mean_field
+from segtrain.inference.score_map import ScoreMap
 
 PARAMETERS: dict[str, Any] = {
     "iterations": 5,
@@ -34,7 +35,7 @@ def halves(channels: int = 3) -> Tensor:
     return (images + noise).byte()
 
 
-def blurred_halves(images: Tensor) -> Tensor:
+def scores_of(images: Tensor) -> Tensor:
     """[N, 2, 20, 30]: a model that finds the border four columns too far to the right, and is wrong in one corner."""
     logits = torch.zeros(len(images), 2, *images.shape[-2:])
     logits[:, 1] = torch.linspace(-2, 2, 30) - 0.2
@@ -42,18 +43,22 @@ def blurred_halves(images: Tensor) -> Tensor:
     return logits
 
 
+def blurred_halves(images: Tensor) -> ScoreMap:
+    return ScoreMap(scores_of(images))
+
+
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_borders_move_to_those_of_the_image_and_specks_vanish(channels: int) -> None:
     images = halves(channels)
-    before = blurred_halves(images).argmax(dim=1)
-    after = crf()(blurred_halves, images).argmax(dim=1)
+    before = scores_of(images).argmax(dim=1)
+    after = crf()(blurred_halves, images).full().argmax(dim=1)
     truth = (images[:, 0] > 120).long()
     assert (before != truth).sum() > 80
     assert torch.equal(after, truth)
 
 
 def test_what_comes_back_are_log_probabilities_of_the_images_size() -> None:
-    logits = crf()(blurred_halves, halves())
+    logits = crf()(blurred_halves, halves()).full()
     assert logits.shape == (1, 2, 20, 30)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits.exp().sum(dim=1), torch.ones(1, 20, 30), atol=1e-5)
@@ -62,20 +67,20 @@ def test_what_comes_back_are_log_probabilities_of_the_images_size() -> None:
 
 def test_images_of_a_batch_do_not_see_each_other() -> None:
     images = torch.cat([halves(), 255 - halves()])
-    together = crf()(blurred_halves, images)
-    apart = [crf()(blurred_halves, image[None]) for image in images]
+    together = crf()(blurred_halves, images).full()
+    apart = [crf()(blurred_halves, image[None]).full() for image in images]
     assert torch.equal(together, torch.cat(apart))
 
 
 def test_a_constant_added_to_all_logits_of_a_pixel_changes_nothing() -> None:
     shift = torch.randn(1, 1, 20, 30)
-    shifted = crf()(lambda images: blurred_halves(images) + shift, halves())
-    assert torch.allclose(shifted, crf()(blurred_halves, halves()), atol=1e-3)
+    shifted = crf()(lambda images: ScoreMap(scores_of(images) + shift), halves()).full()
+    assert torch.allclose(shifted, crf()(blurred_halves, halves()).full(), atol=1e-3)
 
 
 def test_beliefs_after_each_iteration_end_in_what_is_returned() -> None:
     image = halves()[0]
-    scores = blurred_halves(image[None])[0]
+    scores = scores_of(image[None])[0]
     beliefs = list(crf().beliefs(image, scores))
     assert len(beliefs) == 5
     assert all(torch.allclose(q.sum(dim=0), torch.ones(20, 30)) for q in beliefs)
@@ -86,7 +91,7 @@ def test_beliefs_after_each_iteration_end_in_what_is_returned() -> None:
 
 def test_the_energy_is_that_of_its_two_kernels() -> None:
     image = halves()[0]
-    scores = blurred_halves(image[None])[0]
+    scores = scores_of(image[None])[0]
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     positions = torch.stack([x, y]).flatten(1)
     colours = image.flatten(1).float()
@@ -100,31 +105,31 @@ def test_the_energy_is_that_of_its_two_kernels() -> None:
 
 
 def test_a_weight_of_zero_leaves_its_kernel_out() -> None:
-    nothing = crf(spatial_weight=0, bilateral_weight=0)(blurred_halves, halves())
-    assert torch.allclose(nothing, blurred_halves(halves()).log_softmax(dim=1), atol=1e-6)
-    costless = crf(spatial_weight=[[0.0, 0.0], [0.0, 0.0]])(blurred_halves, halves())
-    assert torch.allclose(costless, crf(spatial_weight=0)(blurred_halves, halves()), atol=1e-5)
+    nothing = crf(spatial_weight=0, bilateral_weight=0)(blurred_halves, halves()).full()
+    assert torch.allclose(nothing, scores_of(halves()).log_softmax(dim=1), atol=1e-6)
+    costless = crf(spatial_weight=[[0.0, 0.0], [0.0, 0.0]])(blurred_halves, halves()).full()
+    assert torch.allclose(costless, crf(spatial_weight=0)(blurred_halves, halves()).full(), atol=1e-5)
 
 
 def test_a_matrix_of_equal_costs_is_the_potts_model() -> None:
-    matrix = crf(bilateral_weight=[[0.0, 6.0], [6.0, 0.0]])(blurred_halves, halves())
-    assert torch.allclose(matrix, crf()(blurred_halves, halves()), atol=1e-4)
+    matrix = crf(bilateral_weight=[[0.0, 6.0], [6.0, 0.0]])(blurred_halves, halves()).full()
+    assert torch.allclose(matrix, crf()(blurred_halves, halves()).full(), atol=1e-4)
 
 
 def test_a_sigma_for_each_channel_scales_that_channel_alone() -> None:
     images = halves()
     images[:, 1, :, 12:20] = 60  # bright from column 20 on
-    alike = crf(bilateral_sigma_rgb=[12.0, 12.0, 12.0])(blurred_halves, images)
-    assert torch.equal(alike, crf()(blurred_halves, images))
+    alike = crf(bilateral_sigma_rgb=[12.0, 12.0, 12.0])(blurred_halves, images).full()
+    assert torch.equal(alike, crf()(blurred_halves, images).full())
     for channel, column in ((0, 12), (1, 20)):
         sigmas = [1e5] * 3
         sigmas[channel] = 12.0
-        labels = crf(bilateral_sigma_rgb=sigmas)(blurred_halves, images)[0].argmax(dim=0)
+        labels = crf(bilateral_sigma_rgb=sigmas)(blurred_halves, images).full()[0].argmax(dim=0)
         assert labels[10].tolist() == [0] * column + [1] * (30 - column)
 
 
 def test_results_are_the_same_each_time() -> None:
-    results = [crf()(blurred_halves, halves()) for _ in range(3)]
+    results = [crf()(blurred_halves, halves()).full() for _ in range(3)]
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -153,4 +158,4 @@ def test_a_mistake_in_a_parameter_is_said(changes: dict[str, Any], message: str)
 )
 def test_what_does_not_fit_classes_or_channels_is_said(make: Callable[[], DenseCRF], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make()(blurred_halves, halves())
+        make()(blurred_halves, halves()).full()
