@@ -1,6 +1,7 @@
 """Mean field against sums over all pairs of pixels, and against what others' code made of two photographs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,20 +191,39 @@ def test_label_maps_are_those_of_the_authors_code(shared_data: Path, number: int
     assert torch.equal(beliefs, again)
 
 
-def test_beliefs_are_those_of_pydensecrf() -> None:
+COSTS = torch.tensor([[0, 1, 2, 3, 4], [1, 0, 1, 2, 3], [2, 1, 0, 1, 2], [3, 2, 1, 0, 1], [4, 3, 2, 1, 0]]).float()
+
+
+@pytest.mark.parametrize(
+    ("normalization", "weight"),
+    [("symmetric", 4.0), ("before", 4.0), ("after", 4.0), ("none", 0.3), ("symmetric", COSTS)],
+    ids=["symmetric", "before", "after", "none", "matrix"],
+)
+def test_beliefs_are_those_of_pydensecrf(normalization: Any, weight: float | Tensor) -> None:
     densecrf = pytest.importorskip("pydensecrf.densecrf", reason="needs pydensecrf2, which compiles the authors' code")
     height, width, classes = 40, 50, 5
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 8, 10), generator=generator).float()
     image = torch.nn.functional.interpolate(image[None], size=(height, width), mode="bilinear")[0].round()
     scores = torch.randn(height * width, classes, generator=generator)
-    crf = densecrf.DenseCRF2D(width, height, classes)
-    crf.setUnaryEnergy(np.ascontiguousarray(-scores.log_softmax(dim=1).T.numpy()))
-    crf.addPairwiseGaussian(sxy=1, compat=3)
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).byte().numpy())
-    crf.addPairwiseBilateral(sxy=67, srgb=3, rgbim=pixels, compat=4)
-    theirs = torch.from_numpy(np.array(crf.inference(10))).T
+    theirs = densecrf.DenseCRF2D(width, height, classes)
+    theirs.setUnaryEnergy(np.ascontiguousarray(-scores.log_softmax(dim=1).T.numpy()))
+    theirs.addPairwiseGaussian(sxy=1, compat=3)
+    theirs.addPairwiseBilateral(
+        sxy=67,
+        srgb=3,
+        rgbim=np.ascontiguousarray(image.permute(1, 2, 0).byte().numpy()),
+        compat=weight.numpy() if isinstance(weight, Tensor) else weight,
+        normalization={
+            "symmetric": densecrf.NORMALIZE_SYMMETRIC,
+            "before": densecrf.NORMALIZE_BEFORE,
+            "after": densecrf.NORMALIZE_AFTER,
+            "none": densecrf.NO_NORMALIZATION,
+        }[normalization],
+    )
+    expected = torch.from_numpy(np.array(theirs.inference(10))).T
     near, far = (positions(sigma, height, width).float() for sigma in (1, 67))
     alike = torch.cat([far, image.flatten(1) / 3])
-    ours = last(scores, [PairwiseTerm(near, 3.0, "symmetric"), PairwiseTerm(alike, 4.0, "symmetric")], 10)
-    assert (ours - theirs).abs().max() < 1e-3
+    found = last(scores, [PairwiseTerm(near, 3.0, "symmetric"), PairwiseTerm(alike, weight, normalization)], 10)
+    assert (found - expected).abs().max() < 1e-3
+    assert (found - last(scores, [PairwiseTerm(near, 3.0, "symmetric")], 10)).abs().max() > 0.1
