@@ -40,6 +40,16 @@ class Predictor:
             result: Tensor = self.strategy(self._forward, images.to(self.hardware.device, non_blocking=True))
         return result
 
+    def trace(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The stages on the way to `logits`, see `Strategy.trace`; the last has what `logits` returns."""
+        stages = self.strategy.trace(self._forward, images.to(self.hardware.device, non_blocking=True))
+        while True:
+            with torch.inference_mode(), evaluation_mode(self.model):  # not across the yield, where others work
+                stage = next(stages, None)
+            if stage is None:
+                return
+            yield stage
+
     def _forward(self, images: Tensor) -> Tensor:
         inputs = self.normalize(images).contiguous(memory_format=self.hardware.memory_format)
         with self.hardware.autocast():

@@ -1,6 +1,6 @@
 """What an inference strategy is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
@@ -17,3 +17,11 @@ class Strategy(nn.Module):
 
     def forward(self, forward: Forward, images: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def trace(self, forward: Forward, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The stages on the way to the result, each a name and logits as calling returns them; the last is the result.
+
+        The first is called "scores": what comes out of the model. A strategy that refines it by iterations goes on with
+        its log-probabilities after each of them, "iteration 1", "iteration 2", ...
+        """
+        yield "scores", self(forward, images)
