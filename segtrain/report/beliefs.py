@@ -120,20 +120,24 @@ def _show_first_column(tile, story: Story, facts: DataFacts) -> None:  # type: i
     axes = tile(0, 0)
     axes.set_title("image", fontsize=9)
     axes.imshow(story.image)
+    beliefs = any(stage.kind == "belief" for stage in story.stages)
+    _name_row(axes, "label map or\nhighest belief" if beliefs else "label map")
     for row, index in enumerate(story.classes, start=1):
         axes = tile(row, 0)
         found = np.where(story.labels == index, index, facts.ignore_index)
         axes.imshow(overlay(story.image, found, facts.palette, facts.ignore_index))
-        name = facts.class_names[index]
-        axes.set_ylabel(_in_lines(name), fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
+        _name_row(axes, facts.class_names[index].replace(" ", "\n").replace("_", "_\n"))  # the margin is narrow
+
+
+def _name_row(axes: "Axes", name: str) -> None:
+    axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
 
 
 def _colour_bar(figure: "Figure", shown: "AxesImage", left: float, width: float, size: tuple[float, float]) -> None:
-    axes = figure.add_axes((left / size[0], 0.32 / size[1], width / size[0], 0.1 / size[1]))
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.add_axes(((left + 0.1 * width) / size[0], 0.32 / size[1], 0.8 * width / size[0], 0.1 / size[1]))
     bar = figure.colorbar(shown, cax=axes, orientation="horizontal")
     bar.ax.tick_params(labelsize=7)
-
-
-def _in_lines(name: str) -> str:
-    """`traffic light` on two lines: names stand in a narrow margin."""
-    return name.replace(" ", "\n").replace("_", "_\n")
+    bar.locator = MaxNLocator(4)
+    bar.update_ticks()
