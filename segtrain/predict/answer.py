@@ -50,8 +50,7 @@ class Questions:
                 return self._with_story(image, seen)
             if "probabilities" in self.products or "confidence" in self.products:
                 return self._with_probabilities(image, self.predictor.logits(seen))
-            labels = label_map(self.predictor.logits(seen), self.threshold)
-            return Prediction(image, _narrow(labels[0]))
+            return Prediction(image, _narrow(self.predictor.labels(seen, self.threshold)[0]))
 
     def _with_probabilities(self, image: NDArray[np.uint8], logits: Tensor) -> Prediction:
         labels = label_map(logits, self.threshold)
@@ -72,8 +71,9 @@ class Questions:
         scores: list[NDArray[np.float32]] = []
         beliefs: list[NDArray[np.float16]] = []
         labels: list[NDArray[np.integer]] = []
-        for title, logits in self.predictor.trace(seen):
+        for title, score_map in self.predictor.trace(seen):
             titles.append(title)
+            logits = score_map.full()
             if not scores:
                 scores.append(F.interpolate(logits, size=size, mode="area")[0].cpu().numpy())
             beliefs.append(F.interpolate(logits.softmax(dim=1), size=size, mode="area")[0].half().cpu().numpy())
