@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -57,7 +57,8 @@ class FilmReader:
         The numbers of a file's frames count up from 0. Those of a camera's say when a frame came, in units of 1 / rate
         seconds since the first: they leave out what came while nobody asked, and a second frame of one number too.
         """
-        size, last, count, began = None, -1, 0, time.monotonic()
+        last, count, began = -1, 0, time.monotonic()
+        size: Sequence[int] = ()
         try:
             while most is None or count < most:
                 there, frame = self.capture.read()
@@ -69,7 +70,9 @@ class FilmReader:
                 if number == last:
                     continue
                 if frame.shape[:2] != size:
-                    raise DataError(f"{self.source}: frame {number} is {frame.shape[:2]}, those before it are {size}")
+                    raise DataError(
+                        f"{self.source}: frame {number} is {_by(frame.shape)}, those before it are {_by(size)}"
+                    )
                 yield number, self._converted(np.asarray(frame, dtype=np.uint8))
                 last, count = number, count + 1
         finally:
@@ -165,6 +168,10 @@ class FilmWriter:
         assert self._writer is not None
         self._writer.write(frame)
         self.count += 1
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
 
 
 def _opened(source: Path | int) -> cv2.VideoCapture:
