@@ -1,6 +1,7 @@
 """Films: what goes in comes out, as many frames, of the same size, at the same rate; cameras keep the clock."""
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_model_of_other_channels_is_refused(tmp_path: Path) -> None:
 class FakeCapture:
     """A camera or a file whose frames are `frames`, the first at second 0, each `seconds` after the one before."""
 
-    frames: list[Frame] = []
+    frames: Sequence[Frame] = ()
     seconds: float = 0.0
     length: float = 0.0
     rate: float = 0.0

@@ -127,9 +127,13 @@ def test_a_failure_while_writing_is_raised_in_the_block_and_ends_all(in_order: b
     def fail() -> None:
         raise LookupError("disk")
 
-    with pytest.raises(LookupError, match="disk"), Overlap(items=2, size=100, writers=2) as overlap:
-        for _ in overlap.ahead(endless(), size_of):
-            overlap.behind(fail, 1, in_order)
+    def work() -> None:
+        with Overlap(items=2, size=100, writers=2) as overlap:
+            for _ in overlap.ahead(endless(), size_of):
+                overlap.behind(fail, 1, in_order)
+
+    with pytest.raises(LookupError, match="disk"):
+        work()
     assert closed.wait(10)
     assert running() == before
 
@@ -146,16 +150,22 @@ def test_a_failure_of_the_last_task_is_raised_at_the_end_of_the_block() -> None:
 def test_what_is_raised_in_the_block_ends_tasks_that_look_and_drops_those_that_wait(error: type[BaseException]) -> None:
     before, begun, ran = running(), threading.Event(), []
 
+    overlap = Overlap(items=5, size=100, writers=1)
+
     def long() -> None:
         begun.set()
         while True:
             overlap.check()
 
-    with pytest.raises(error), Overlap(items=5, size=100, writers=1) as overlap:
-        overlap.behind(long, 1)
-        overlap.behind(lambda: ran.append(1), 1)
-        assert begun.wait(10)
-        raise error
+    def work() -> None:
+        with overlap:
+            overlap.behind(long, 1)
+            overlap.behind(lambda: ran.append(1), 1)
+            assert begun.wait(10)
+            raise error
+
+    with pytest.raises(error):
+        work()
     assert running() == before
     assert ran == []
     with pytest.raises(Ended):
