@@ -94,7 +94,7 @@ def _predict(job: Job) -> None:
     look = Look(options.alpha, options.contours, options.side_by_side, options.legend)
     questions = Questions(loaded.predictor, places.wanted, facts.threshold, options.figure_classes)
     prepare = functools.partial(_as_seen_in_evaluation, loaded.builder.augmentation("evaluate", facts.ignore_index))
-    pictures = read_all(left, facts.in_channels, prepare, options.max_frames)
+    pictures = read_all(left, facts, prepare, options.max_frames)
     pace = Pace(options.prefetch, IN_FLIGHT, options.writers)
     unit = "frame" if any(one.is_film for one in left) else "img"
     with Progress("predict", _total(left, options.max_frames), unit=unit, line_every=100, pace=True) as progress:

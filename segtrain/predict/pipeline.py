@@ -18,6 +18,7 @@ from segtrain.predict.films import FilmReader
 from segtrain.predict.inputs import Input
 from segtrain.predict.overlap import Overlap
 from segtrain.predict.products import TOLD, FilmProducts, Products
+from segtrain.types import DataFacts
 
 Prepare = Callable[
     [NDArray[np.uint8], str], Tensor
@@ -60,7 +61,7 @@ class End:
 
 
 def read_all(
-    inputs: Sequence[Input], in_channels: int, prepare: Prepare, max_frames: int | None
+    inputs: Sequence[Input], facts: DataFacts, prepare: Prepare, max_frames: int | None
 ) -> Iterator[Picture | End]:
     """Every picture and every frame, in order, and the end of each input.
 
@@ -69,11 +70,11 @@ def read_all(
     for source in inputs:
         try:
             if isinstance(source.source, int) or source.is_film:
-                reader = FilmReader(source.source, in_channels)
+                reader = FilmReader(source.source, facts.in_channels)
                 for number, image in reader.frames(max_frames):
                     yield Picture(source, image, prepare(image, str(source)), (number, reader.rate))
             else:
-                image = read_image(source.source, in_channels)
+                image = read_image(source.source, facts.in_channels, facts.value_range)
                 yield Picture(source, image, prepare(image, str(source)))
             yield End(source)
         except DataError as error:
