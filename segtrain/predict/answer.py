@@ -82,10 +82,10 @@ class Questions:
         classes = shown_classes(labels, beliefs, self.figure_classes)
         stages = []
         if "scores" in self.products:
-            stages.append(Stage("score", "score, before softmax", scores[0][classes], labels[0]))
+            stages.append(Stage("score", "score,\nbefore softmax", scores[0][classes], labels[0]))
         if "beliefs" in self.products:
             highest = beliefs[0].max(axis=0)
-            stages.append(Stage("belief", "belief, after softmax", beliefs[0][classes], highest))
+            stages.append(Stage("belief", "belief,\nafter softmax", beliefs[0][classes], highest))
             stages += [
                 Stage("belief", titles[i], beliefs[i][classes], labels[i]) for i in shown_refinements(len(titles))
             ]

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 # In inches.
 TILE = 1.9  # longer side of a map
+NARROWEST = 0.95  # room for a map, however narrow it is: a title stands above it
 GAP = 0.08
 LEFT = 1.15  # for the classes' names
-TOP = 0.45  # for titles
+TOP = 0.55  # for titles
 BOTTOM = 0.6  # for colour bars
 DPI = 110
 
@@ -82,7 +83,8 @@ def save_story(file: IO[bytes], story: Story, facts: DataFacts) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = (TILE * side / max(story.image.shape[:2]) for side in story.image.shape[:2])
+    sides = story.image.shape[:2]
+    height, width = TILE * sides[0] / max(sides), max(TILE * sides[1] / max(sides), NARROWEST)
     rows, columns = len(story.classes) + 1, len(story.stages) + 1
     size = (LEFT + columns * (width + GAP), TOP + rows * (height + GAP) + BOTTOM)
     figure = Figure(figsize=size, dpi=DPI)
@@ -139,5 +141,5 @@ def _colour_bar(figure: "Figure", shown: "AxesImage", left: float, width: float,
     axes = figure.add_axes(((left + 0.1 * width) / size[0], 0.32 / size[1], 0.8 * width / size[0], 0.1 / size[1]))
     bar = figure.colorbar(shown, cax=axes, orientation="horizontal")
     bar.ax.tick_params(labelsize=7)
-    bar.locator = MaxNLocator(4)
+    bar.locator = MaxNLocator(max(2, round(2.2 * width)))  # numbers that do not touch
     bar.update_ticks()

@@ -86,7 +86,7 @@ def test_a_strategy_that_refines_nothing_has_scores_and_beliefs() -> None:
 def test_every_refinement_is_a_stage_and_the_last_is_the_result() -> None:
     got = asked(["scores", "beliefs", "probabilities"], Twice())
     assert [stage.title for stage in got.story.stages] == [
-        *("score, before softmax", "belief, after softmax", "iteration 1", "iteration 2")
+        *("score,\nbefore softmax", "belief,\nafter softmax", "iteration 1", "iteration 2")
     ]
     once, twice = (np.exp(2 * k) / (np.exp(2 * k) + 2) for k in (2, 4))  # logits 2 become 4, then 8
     assert got.story.stages[2].maps[1, 0, 4:] == pytest.approx(once, abs=1e-3)
