@@ -114,8 +114,8 @@ def check_depth(dtype: np.dtype[Any], value_range: tuple[float, float] | None, n
     """Raises DataError unless values of `dtype` are known to fit 8 bits."""
     if dtype != np.uint8 and value_range is None:
         raise DataError(
-            f"{name}: {dtype} values, more than 8 bits a channel; say by data.value_range=[low, high] which become 0 and "
-            "255, or convert it to 8 bits"
+            f"{name}: {dtype} values, more than 8 bits a channel; say by data.value_range=[low, high] which become 0 "
+            "and 255, or convert it to 8 bits"
         )
 
 
