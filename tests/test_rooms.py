@@ -25,6 +25,7 @@ ALLOWED = {
     "report": set(),
     "distributed": {"inference"},
     "engine": {"distributed", "inference", "metrics", "weights"},
+    "predict": {"data", "engine", "inference", "report"},
     "construct": set(),
     "config_tree": set(),
     "terminal": set(),
@@ -37,7 +38,7 @@ ALLOWED = {
     "load": {"build", "compose", "options", "saved_config", "data", "engine", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
-        *("analysis", "data", "distributed", "engine", "inference", "models", "report"),
+        *("analysis", "data", "distributed", "engine", "inference", "models", "predict", "report"),
     },
     "cli": {"commands", "config_tree", "terminal"},
     "__main__": {"cli"},

@@ -52,9 +52,13 @@ COMMANDS = {
         "evaluate",
     ),
     "predict": Command(
-        "segment pictures with a checkpoint",
-        "checkpoint=FILE input=FILE|FOLDER|GLOB output=FOLDER [KEY=VALUE ...]",
-        ("segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",),
+        "segment pictures, videos or a camera's with a checkpoint",
+        "checkpoint=FILE input=FILE|FOLDER|GLOB|CAMERA|[...] | --stdin output=FOLDER [KEY=VALUE ...]",
+        (
+            "segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",
+            "segtrain predict checkpoint=best.pt input=clip.mp4 output=predictions legend=true side_by_side=true",
+            "find photos -name '*.jpg' | segtrain predict checkpoint=best.pt --stdin output=predictions",
+        ),
         "predict",
     ),
     "checkpoint": Command(

@@ -52,6 +52,16 @@ class Predictor:
         """uint8 images [N, C, H, W] -> int64 [N, H, W], with less memory than `logits` takes; see `label_map`."""
         return label_map(self.score_map(images), threshold)
 
+    def trace(self, images: Tensor) -> Iterator[tuple[str, ScoreMap]]:
+        """The stages on the way to `score_map`, see `Strategy.trace`; the last is what `score_map` returns."""
+        stages = self.strategy.trace(self._forward, images.to(self.hardware.device, non_blocking=True))
+        while True:
+            with torch.inference_mode(), evaluation_mode(self.model):  # not across the yield, where others work
+                stage = next(stages, None)
+            if stage is None:
+                return
+            yield stage
+
     def logits_of(self, area: Area, crop: Crop, whole: Area) -> Tensor:
         """The logits of a part of images too large for memory; the strategy must be a `SlidingWindow`, which see.
 
