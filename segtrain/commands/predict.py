@@ -17,15 +17,17 @@ from segtrain.compose import Job
 from segtrain.data.augment import Augmentation
 from segtrain.distributed.interrupt import ended_by_signals
 from segtrain.engine.logger import logged_to_terminal
+from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import check_output
 from segtrain.errors import ConfigError, DataError
-from segtrain.load import load_model
+from segtrain.load import LoadedModel, load_model
 from segtrain.options import read_options
 from segtrain.predict.answer import Questions
 from segtrain.predict.films import length_of
 from segtrain.predict.inputs import STDIN, Input, find_inputs
-from segtrain.predict.pipeline import Pace, predict_all, read_all
+from segtrain.predict.large import LargePicture, is_large, predict_large
+from segtrain.predict.pipeline import Pace, Prepare, predict_all, read_all
 from segtrain.predict.products import Places, Products, chosen
 from segtrain.report.look import Look
 from segtrain.types import Sample
@@ -94,21 +96,52 @@ def _predict(job: Job) -> None:
     look = Look(options.alpha, options.contours, options.side_by_side, options.legend)
     questions = Questions(loaded.predictor, places.wanted, facts.threshold, options.figure_classes)
     prepare = functools.partial(_as_seen_in_evaluation, loaded.builder.augmentation("evaluate", facts.ignore_index))
-    pictures = read_all(left, facts, prepare, options.max_frames)
+    large = [one for one in left if not one.is_film and is_large(Path(str(one.source)), loaded.predictor, facts)]
+    small = [one for one in left if one not in large]
+    pictures = read_all(small, facts, prepare, options.max_frames)
     pace = Pace(options.prefetch, IN_FLIGHT, options.writers)
     unit = "frame" if any(one.is_film for one in left) else "img"
-    with Progress("predict", _total(left, options.max_frames), unit=unit, line_every=100, pace=True) as progress:
+    with Progress("predict", _total(small, options.max_frames), unit=unit, line_every=100, pace=True) as progress:
         outcome = predict_all(pictures, questions, Products(places, facts, look), pace, progress)
+    problems = outcome.problems + _predict_large(large, loaded, places, prepare, options)
     what = "images" if unit == "img" else "inputs"
     log.info(
         "%d of %d %s predicted%s, %.3g %s/s: %s in %s",
-        *(len(left) - len(outcome.problems), len(left), what),
+        *(len(left) - len(problems), len(left), what),
         "" if unit == "img" else f", {outcome.pictures} images or frames",
         *(outcome.rate, "images" if unit == "img" else "frames", ", ".join(places.wanted), places.output),
     )
-    if outcome.problems:
-        problems = "\n".join(outcome.problems)
-        raise DataError(f"{len(outcome.problems)} of {len(left)} {what} could not be read:\n{problems}")
+    if problems:
+        raise DataError(f"{len(problems)} of {len(left)} {what} could not be read:\n" + "\n".join(problems))
+
+
+def _predict_large(
+    inputs: Sequence[Input], loaded: LoadedModel, places: Places, prepare: Prepare, options: PredictOptions
+) -> list[str]:
+    """Predicts pictures in blocks, one after the other; what is wrong with those that could not be."""
+    problems = []
+    stat = loaded.path.stat()
+    checkpoint = [str(loaded.path.resolve()), stat.st_size, stat.st_mtime_ns]
+    for one in inputs:
+        picture = LargePicture(
+            path=Path(str(one.source)),
+            name=one.name,
+            output=places.output,
+            products=places.wanted,
+            predictor=loaded.predictor,
+            facts=loaded.facts,
+            prepare=prepare,
+            alpha=options.alpha,
+            identity={"checkpoint": checkpoint, "weights": options.weights, "precision": str(loaded.hardware)},
+        )
+        if not options.overwrite and all(picture.target(product).is_file() for product in places.wanted):
+            continue
+        try:
+            with evaluation_fits():
+                predict_large(picture)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _stdin_as_input(argv: Sequence[str]) -> list[str]:

@@ -77,6 +77,15 @@ class DenseCRF(Strategy):
         logits = self.base(forward, images).full()
         return ScoreMap(torch.stack([self.refine(*each) for each in zip(images, logits, strict=True)]))
 
+    def trace(self, forward: Forward, images: Tensor) -> Iterator[tuple[str, ScoreMap]]:
+        scores = self.base(forward, images)
+        yield "scores", scores
+        runs = [self._iterations(*each) for each in zip(images, scores.full(), strict=True)]
+        shape = (scores.num_classes, *images.shape[-2:])
+        for number, updated in enumerate(zip(*runs, strict=True), start=1):
+            maps = [each.log_softmax(dim=1).T.reshape(shape) for each in updated]
+            yield f"iteration {number}", ScoreMap(torch.stack(maps))
+
     def refine(self, image: Tensor, logits: Tensor) -> Tensor:
         """[C, H, W]: log Q after the last iteration.
 

@@ -159,3 +159,15 @@ def test_a_mistake_in_a_parameter_is_said(changes: dict[str, Any], message: str)
 def test_what_does_not_fit_classes_or_channels_is_said(make: Callable[[], DenseCRF], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()(blurred_halves, halves()).full()
+
+
+def test_the_stages_are_the_bases_scores_and_what_each_iteration_makes_of_them() -> None:
+    images = torch.cat([halves(), halves().flip(-1)])
+    strategy = crf(iterations=3)
+    stages = list(strategy.trace(blurred_halves, images))
+    assert [name for name, _ in stages] == ["scores", "iteration 1", "iteration 2", "iteration 3"]
+    assert torch.equal(stages[0][1].full(), scores_of(images))
+    assert torch.equal(stages[-1][1].full(), strategy(blurred_halves, images).full())
+    beliefs = list(strategy.beliefs(images[1], scores_of(images)[1]))
+    for belief, (_, stage) in zip(beliefs, stages[1:], strict=True):
+        assert torch.allclose(stage.full()[1].softmax(dim=0), belief, atol=1e-6)
