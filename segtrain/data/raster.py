@@ -91,6 +91,41 @@ def open_raster(path: str | Path) -> Iterator[Raster]:
         yield Raster(Path(path), file)
 
 
+@contextlib.contextmanager
+def create_raster(path: Path, like: Raster, bands: int, side: int) -> Iterator[Any]:
+    """A tiled and compressed TIFF of uint8, to be written to, that lies where another raster lies on Earth.
+
+    Args:
+        path: its file.
+        like: the other raster, of the same size.
+        bands: how many; three are red, green and blue.
+        side: of a tile, in pixels.
+
+    Yields:
+        rasterio's own file.
+    """
+    rasterio = import_rasterio(str(path))
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "height": like.height,
+        "width": like.width,
+        "count": bands,
+        "photometric": "rgb" if bands == 3 else "minisblack",
+        "tiled": True,
+        "blockxsize": side,
+        "blockysize": side,
+        "compress": "deflate",
+        "bigtiff": "if_safer",
+    }
+    if like.file.crs is not None:
+        profile |= {"crs": like.file.crs, "transform": like.file.transform}
+    with _without_georeference_warning(rasterio), rasterio.open(path, "w", **profile) as file:
+        if like.file.gcps[0]:
+            file.gcps = like.file.gcps
+        yield file
+
+
 def read_raster(
     path: str | Path, in_channels: int, value_range: tuple[float, float] | None, most_pixels: int
 ) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.data.raster import CACHE, Raster, import_rasterio, open_raster
+from segtrain.data.raster import CACHE, Raster, create_raster, open_raster
 from segtrain.engine.memory_use import peak_resident, reset_peaks
 from segtrain.engine.progress import Progress
 from segtrain.engine.whole_files import hidden, sync_folder
@@ -178,40 +178,21 @@ def _key(picture: LargePicture) -> str:
 
 
 def _write_product(picture: LargePicture, raster: Raster, labels: LabelsOnDisk, product: str) -> None:
-    """A tiled, compressed TIFF that lies where the picture lies on Earth, if it does."""
-    rasterio = import_rasterio(str(picture.path))
-    target, facts, source = picture.target(product), picture.facts, raster.file
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "dtype": "uint8",
-        "height": raster.height,
-        "width": raster.width,
-        "count": 3 if product == "overlay" else 1,
-        "tiled": True,
-        "blockxsize": STRIP,
-        "blockysize": STRIP,
-        "compress": "deflate",
-        "bigtiff": "if_safer",
-    }
-    if product == "overlay":
-        profile["photometric"] = "rgb"
-    if source.crs is not None:
-        profile |= {"crs": source.crs, "transform": source.transform}
+    """A TIFF of labels, of labels with their colours, or of the picture under its colours."""
+    target, facts = picture.target(product), picture.facts
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = hidden(target)
     try:
-        with rasterio.open(temporary, "w", **profile) as file:
+        with create_raster(temporary, raster, 3 if product == "overlay" else 1, STRIP) as file:
             file.update_tags(class_names=json.dumps(facts.class_names))
-            if source.gcps[0]:
-                file.gcps = source.gcps
             if product == "palette":
                 file.write_colormap(1, dict(enumerate(facts.palette)))
             for strip, values in labels.strips():
                 window = ((strip.top, strip.bottom), (strip.left, strip.right))
                 if product == "overlay":
                     image = raster.read(strip, facts.in_channels, facts.value_range)
-                    picture_rgb = overlay(image, values, facts.palette, facts.ignore_index, picture.alpha)
-                    file.write(np.moveaxis(picture_rgb, -1, 0), window=window)
+                    drawn = overlay(image, values, facts.palette, facts.ignore_index, picture.alpha)
+                    file.write(np.moveaxis(drawn, -1, 0), window=window)
                 else:
                     file.write(values, 1, window=window)
         os.replace(temporary, target)

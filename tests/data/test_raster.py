@@ -12,6 +12,7 @@ from segtrain.errors import DataError
 from segtrain.types import Area
 
 rasterio = pytest.importorskip("rasterio")
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
 def write(path: Path, values: np.ndarray, **profile: object) -> Path:

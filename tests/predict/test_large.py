@@ -17,6 +17,7 @@ from segtrain.report.pictures import overlay
 from segtrain.types import DataFacts, Hardware, ModelOutput
 
 rasterio = pytest.importorskip("rasterio")
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 FACTS = DataFacts(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)), 255, 3, (0.5,) * 3, (0.5,) * 3)
 CPU = Hardware(torch.device("cpu"), None, torch.contiguous_format, False)
