@@ -63,10 +63,7 @@ class End:
 def read_all(
     inputs: Sequence[Input], facts: DataFacts, prepare: Prepare, max_frames: int | None
 ) -> Iterator[Picture | End]:
-    """Every picture and every frame, in order, and the end of each input.
-
-    An input that is not one image in memory would be handed out here as what it is, for `predict_all` to look after.
-    """
+    """Every picture and every frame, in order, and the end of each input."""
     for source in inputs:
         try:
             if isinstance(source.source, int) or source.is_film:
