@@ -17,7 +17,7 @@ class Lattice:
     Values are splatted onto the vertices of the simplices around their features, blurred along the lattice's d + 1
     directions, and sliced: read again at the features (Adams, Baek and Davis 2010). All three are weighted sums of
     rows at fixed indices, computed by `embedding_bag`: nothing is scattered, so that results do not depend on the
-    order in which threads finish, on CUDA neither.
+    order in which threads finish.
 
     Args:
         features: [d, N] float32 or float64, in units of the Gaussian's standard deviation; any d >= 1.
