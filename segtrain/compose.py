@@ -57,6 +57,7 @@ class Job:
         saved_overrides: (key with its prefix `+`, `++`, `~` or none; value) of those meant for a stored config.
         own_keys: the keys that are the command's own, where overrides are meant for a stored config.
         config_dir: the user's own configs.
+        number: which of several jobs it is, from 1; None where there is only this one.
     """
 
     config: DictConfig
@@ -65,6 +66,7 @@ class Job:
     saved_overrides: tuple[tuple[str, Any], ...] = ()
     own_keys: tuple[str, ...] = ()
     config_dir: Path | None = None
+    number: int | None = None
 
 
 def run_command(
@@ -220,8 +222,8 @@ class _Jobs:
         )
 
     def __call__(self, config: DictConfig) -> Any:
-        job = self._job(config)
         self.num_jobs += 1
+        job = self._job(config)
         name = f"job {self.num_jobs} ({' '.join(job.overrides) or 'no overrides'})" if self.multirun else ""
         if name:
             print(f"segtrain: {name}", file=sys.stderr)
@@ -245,7 +247,8 @@ class _Jobs:
         words = [word for word in given if not (saved and word.startswith("+overrides."))]
         words += [key if key.startswith("~") else f"{key}={value}" for key, value in saved]
         choices = chosen_options(hydra.runtime.choices)
-        return Job(config, choices, tuple(words), saved, self.own_keys, self.config_dir)
+        number = self.num_jobs if self.multirun else None
+        return Job(config, choices, tuple(words), saved, self.own_keys, self.config_dir, number)
 
     def finish(self) -> int:
         """Raise a single job's failure; say how many of several failed, and return the exit code."""

@@ -1,6 +1,11 @@
-"""`segtrain evaluate`: a saved checkpoint on a validation or test set, by the code that training evaluates with."""
+"""`segtrain evaluate`: a saved checkpoint on a validation or test set, by the code that training evaluates with.
+
+With `-m` several evaluations follow each other, such as one for each way of inference, and end in one table.
+"""
 
 import logging
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +14,7 @@ from typing import Any, Literal
 from segtrain import compose
 from segtrain.compose import Job
 from segtrain.data.loader import eval_loader
-from segtrain.engine.evaluate import Evaluation, evaluate, try_criterion
+from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name, try_criterion
 from segtrain.engine.logger import logged_to_terminal
 from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.run_directory import RunDirectory, check_output, write_json
@@ -43,17 +48,52 @@ class EvaluateOptions:
         return folder.parent if folder.name == "checkpoints" else folder
 
 
+@dataclass(frozen=True)
+class Row:
+    """One of several evaluations, as a line of their table.
+
+    Attributes:
+        name: the overrides that make it what it is.
+        score: the metric that the task is judged by, None where it does not exist.
+        images_per_second: reading, model and metric together.
+        results: where all its numbers are.
+    """
+
+    name: str
+    score: float | None
+    images_per_second: float
+    results: Path
+
+
 def run(argv: Sequence[str]) -> int:
-    return compose.run_command("evaluate", argv, task, own_keys=OWN_KEYS)
+    rows: list[Row] = []
+    code = compose.run_command("evaluate", argv, lambda job: rows.append(task(job)), own_keys=OWN_KEYS)
+    if len(rows) > 1:
+        print(comparison(rows))
+    return code
 
 
-def task(job: Job) -> None:
+def task(job: Job) -> Row:
     with logged_to_terminal():
-        _evaluate(job)
+        return _evaluate(job)
 
 
-def _evaluate(job: Job) -> None:
+def comparison(rows: Sequence[Row]) -> str:
+    """The table of several evaluations; scores in points below the first, or above."""
+    width = max(len(row.name) for row in rows)
+    first = rows[0].score
+    lines = [f"{'':<{width}}   score  change  images/s  results"]
+    for row in rows:
+        score = "-" if row.score is None else f"{row.score:.4f}"
+        change = "" if row is rows[0] or row.score is None or first is None else f"{100 * (row.score - first):+.2f}"
+        lines.append(f"{row.name:<{width}}  {score:>6}  {change:>6}  {row.images_per_second:>8.2f}  {row.results}")
+    return "\n".join(lines)
+
+
+def _evaluate(job: Job) -> Row:
     folder = read_options(job.config, EvaluateOptions).folder
+    if job.number is not None:
+        folder = folder / "evaluations" / f"{job.number}_{_file_name(job)}"
     check_output(folder)
     loaded = load_model(job, "data", "augment.evaluate", "loss", "inference", "trainer")
     builder, facts = loaded.builder, loaded.facts
@@ -69,29 +109,46 @@ def _evaluate(job: Job) -> None:
     criterion = criterion.to(loaded.hardware.device)
     try_criterion(criterion, facts, loaded.hardware.device)
     batches = eval_loader(dataset, builder.loader_options(), loaded.hardware.device.type == "cuda")
+    begun = time.perf_counter()
     with evaluation_fits():
         evaluation = evaluate(loaded.predictor, criterion, batches, facts, len(dataset), options.pictures)
     assert evaluation is not None
-    _report(folder, loaded, evaluation, split)
+    images_per_second = evaluation.images / (time.perf_counter() - begun)
+    results = _report(folder, loaded, evaluation, split, images_per_second)
+    score = evaluation.scalars(facts)[monitor_name(None, facts)]
+    return Row(_name(job), score, images_per_second, results)
+
+
+def _name(job: Job) -> str:
+    """What the command line says beyond the file itself."""
+    words = [word for word in job.overrides if not word.startswith(("output=", "trust=", "debug="))]
+    return " ".join(words if len(words) == 1 else [word for word in words if not word.startswith("checkpoint=")])
+
+
+def _file_name(job: Job) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", _name(job))[-100:]
 
 
 def _listed(classes: Sequence[str]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
 
 
-def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str) -> None:
+def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str, images_per_second: float) -> Path:
+    """Prints the scores and writes `results.json`, whose path is returned, and the pictures."""
     facts, step = loaded.facts, loaded.contents["state"]["step"]
     folder = RunDirectory(path)
     folder.path.mkdir(parents=True, exist_ok=True)
     where: dict[str, Any] = {"step": step, "checkpoint": str(loaded.path), "split": split}
+    where["images_per_second"] = round(images_per_second, 3)
     write_json(folder.results, where | evaluation.results(facts))
     print(evaluation.table(facts))
     log.info(
-        "%d images of split %s, checkpoint of step %d, loss %.4f",
+        "%d images of split %s, checkpoint of step %d, loss %.4f, %.2f images/s",
         evaluation.images,
         split,
         step,
         evaluation.loss["loss"],
+        images_per_second,
     )
     log.info("results: %s", folder.results)
     if evaluation.examples:
@@ -99,3 +156,4 @@ def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str)
         picture = folder.pictures / f"{split}_step_{step:07d}.png"
         save_picture(picture, draw_examples(evaluation.examples, facts))
         log.info("picture: %s", picture)
+    return folder.results

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from segtrain.inference.label_map import label_map
+from segtrain.inference.score_map import Resize, ScoreMap
 from segtrain.inference.strategy import Strategy
 from segtrain.types import Hardware
 
@@ -16,7 +18,8 @@ class Predictor:
     Evaluation in training, `segtrain evaluate` and `segtrain predict` all go through this class.
 
     Args:
-        model: returns `ModelOutput`; put into evaluation mode for the time of each call.
+        model: returns `ModelOutput`; put into evaluation mode for the time of each call. One with the attribute
+            `align_corners_at_end` is asked for its logits before the last upsampling, see `SegmentationModel`.
         normalize: uint8 [N, C, H, W] -> float, on the device.
         strategy: see `segtrain.inference.strategy`.
         hardware: device, number format and memory layout.
@@ -34,17 +37,29 @@ class Predictor:
         self.strategy = strategy
         self.hardware = hardware
 
-    def logits(self, images: Tensor) -> Tensor:
-        """uint8 images [N, C, H, W] on any device -> float32 logits [N, num_classes, H, W] on the hardware's device."""
+    def score_map(self, images: Tensor) -> ScoreMap:
+        """uint8 images [N, C, H, W] on any device -> what the strategy makes of them, on the hardware's device."""
         with torch.inference_mode(), evaluation_mode(self.model):
-            result: Tensor = self.strategy(self._forward, images.to(self.hardware.device, non_blocking=True))
+            result: ScoreMap = self.strategy(self._forward, images.to(self.hardware.device, non_blocking=True))
         return result
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 images [N, C, H, W] on any device -> float32 logits [N, num_classes, H, W] on the hardware's device."""
+        return self.score_map(images).full()
+
+    def labels(self, images: Tensor, threshold: float | None) -> Tensor:
+        """uint8 images [N, C, H, W] -> int64 [N, H, W], with less memory than `logits` takes; see `label_map`."""
+        return label_map(self.score_map(images), threshold)
+
+    def _forward(self, images: Tensor) -> ScoreMap:
         inputs = self.normalize(images).contiguous(memory_format=self.hardware.memory_format)
+        align_corners = getattr(self.model, "align_corners_at_end", None)
         with self.hardware.autocast():
-            logits: Tensor = self.model(inputs).logits
-        return logits.float()
+            if align_corners is None:  # a model of the user's own, which upsamples by itself
+                return ScoreMap(self.model(inputs).logits.float())
+            logits: Tensor = self.model(inputs, upsample=False).logits
+        height, width = images.shape[-2:]
+        return ScoreMap(logits.float(), (Resize(height, width, align_corners),))
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """The whole image at once."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.errors import ConfigError
-from segtrain.inference.strategy import Forward, Strategy
+from segtrain.inference.score_map import Resize, ScoreMap
+from segtrain.inference.strategy import Forward, Strategy, resize_images, scaled
 
 
 class WholeImage(Strategy):
@@ -27,11 +27,33 @@ class WholeImage(Strategy):
             raise ConfigError(f"scale={scale} is outside (0, 4]; 1.0 keeps the image's size")
         self.scale = scale
 
-    def forward(self, forward: Forward, images: Tensor) -> Tensor:
-        if self.scale == 1:
-            return forward(images)
-        height, width = images.shape[-2:]
-        size = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
-        resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
-        logits = forward(resized.round().clamp(0, 255).byte())
-        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+    def forward(self, forward: Forward, images: Tensor) -> ScoreMap:
+        return resized(forward, images, scaled(images, self.scale))
+
+
+class FixedSize(Strategy):
+    """Every image resized to one size, whatever its shape, in one forward pass; logits come back at its own.
+
+    For models that were trained so, and exported ones that take nothing else. It changes an image's proportions.
+
+    Args:
+        size: height and width in pixels.
+
+    Raises:
+        ConfigError: `size` is no two positive numbers.
+    """
+
+    def __init__(self, size: list[int]) -> None:
+        super().__init__()
+        if len(size) != 2 or min(size) < 1:
+            raise ConfigError(f"size={size}: give height and width in pixels, such as [512, 512]")
+        self.height, self.width = size
+
+    def forward(self, forward: Forward, images: Tensor) -> ScoreMap:
+        return resized(forward, images, (self.height, self.width))
+
+
+def resized(forward: Forward, images: Tensor, size: tuple[int, int]) -> ScoreMap:
+    """What `forward` says of the images at `size`, on its way back to theirs."""
+    height, width = images.shape[-2:]
+    return forward(resize_images(images, size)).then(Resize(height, width))

@@ -26,6 +26,7 @@ class SegmentationModel(nn.Module):
         decoder_features: what auxiliary heads can read besides the backbone's features; empty where `decode` hands out
             nothing.
         frozen: parts that stay in evaluation mode while the model trains.
+        align_corners_at_end: how the last upsampling, from what `decode` gives to the images' size, places pixels.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
@@ -36,6 +37,7 @@ class SegmentationModel(nn.Module):
         self.aux_weights: dict[str, float] = {}
         self.decoder_features: tuple[Feature, ...] = ()
         self.frozen: tuple[nn.Module, ...] = ()
+        self.align_corners_at_end = False
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
         """What `decode` reads: the backbone's features; a model that looks at more adds it here by another name."""
@@ -54,10 +56,18 @@ class SegmentationModel(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> ModelOutput:
+    def forward(self, images: Tensor, upsample: bool = True) -> ModelOutput:
+        """The logits, and in training those of the auxiliary heads.
+
+        Args:
+            images: [N, backbone.in_channels, H, W] float.
+            upsample: False: the logits as `decode` gave them, for a caller that brings them to the images' size itself.
+        """
         height, width = images.shape[-2:]
         features = self.encode(images)
-        logits = resize_to(self.decode(features, (height, width)), (height, width))
+        logits = self.decode(features, (height, width))
+        if upsample:
+            logits = resize_to(logits, (height, width), align_corners=self.align_corners_at_end)
         aux = {}
         if self.training:
             aux = {name: resize_to(head(features[head.feature]), (height, width)) for name, head in self._heads()}

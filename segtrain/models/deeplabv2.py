@@ -59,10 +59,10 @@ class DeepLabV2(SegmentationModel):
         logits: Tensor = self.aspp(features[self.backbone.deepest.name])
         return logits
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        full = super().forward(images)
+    def forward(self, images: Tensor, upsample: bool = True) -> ModelOutput:
         if len(self.scales) == 1:
-            return full
+            return super().forward(images, upsample)
+        full = super().forward(images)  # the scales meet at the images' size
         by_scale = {
             _name(scale): full.logits if scale == 1 else self._logits_at(scale, images) for scale in self.scales
         }

@@ -65,7 +65,7 @@ class DeepLabV3Plus(SegmentationModel):
         plain = partial(ConvNormAct, batch_norm=True)
         separable = partial(SeparableConvNormAct, norm_between=separable_norm_between)
         conv = separable if separable_decoder else plain
-        self.align_corners = align_corners
+        self.align_corners = self.align_corners_at_end = align_corners
         self.low_level = backbone.feature(stride=4)
         self.aspp = ASPP(
             backbone.deepest.channels,
@@ -87,5 +87,5 @@ class DeepLabV3Plus(SegmentationModel):
         low = self.reduce(features[self.low_level.name])
         x = self.head_conv(self.aspp(features[self.backbone.deepest.name]))
         x = resize_to(x, low, align_corners=self.align_corners)
-        logits = self.classifier(self.decoder(torch.cat([x, low], dim=1)))
-        return resize_to(logits, size, align_corners=self.align_corners)
+        logits: Tensor = self.classifier(self.decoder(torch.cat([x, low], dim=1)))
+        return logits

@@ -18,6 +18,11 @@ OPTIONS = [
 ]
 # What only the user can say.
 NEEDED = {"voc": ["data.root=x"], "camvid": ["data.root=x"], "folder": ["data.root=x", "data.classes=[a,b]"]}
+# Groups inside an option that is not chosen by itself.
+HOSTS = {
+    "inference/base": ["inference=multiscale"],
+    "inference/base/base": ["inference=multiscale", "inference/base=multiscale"],
+}
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -33,7 +38,7 @@ def compose(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize(("group", "option", "path"), OPTIONS, ids=[f"{g}={o}" for g, o, _ in OPTIONS])
 def test_every_option_composes_and_fits_its_constructor(group: str, option: str, path: Path) -> None:
     needed = NEEDED.get("camvid" if option.startswith("camvid") else option, [])
-    Builder(compose(f"{group}={option}", *needed)).check(*SECTIONS)
+    Builder(compose(*HOSTS.get(group, []), f"{group}={option}", *needed)).check(*SECTIONS)
 
 
 @pytest.mark.parametrize(("group", "option", "path"), OPTIONS, ids=[f"{g}={o}" for g, o, _ in OPTIONS])

@@ -5,32 +5,32 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
-from segtrain.inference import Predictor, WholeImage
+from segtrain.inference import FixedSize, Predictor, ScoreMap, WholeImage
 from segtrain.types import Hardware, ModelOutput
 
 CPU = Hardware(torch.device("cpu"), None, torch.contiguous_format, False)
 
 
-def brightness(images: Tensor) -> Tensor:
+def brightness(images: Tensor) -> ScoreMap:
     """Two classes; the second one's logit is the pixel's value."""
     values = images.float()[:, :1]
-    return torch.cat([torch.zeros_like(values), values], dim=1)
+    return ScoreMap(torch.cat([torch.zeros_like(values), values], dim=1))
 
 
 def test_scale_one_hands_the_image_through() -> None:
     images = torch.randint(0, 256, (2, 3, 7, 5), dtype=torch.uint8)
-    assert torch.equal(WholeImage(1.0)(brightness, images), brightness(images))
+    assert torch.equal(WholeImage(1.0)(brightness, images).full(), brightness(images).full())
 
 
 def test_logits_come_back_at_the_images_size_and_the_model_sees_the_scaled_one() -> None:
     seen = []
 
-    def model(images: Tensor) -> Tensor:
+    def model(images: Tensor) -> ScoreMap:
         seen.append(tuple(images.shape))
         return brightness(images)
 
     images = torch.full((1, 3, 36, 48), 90, dtype=torch.uint8)
-    logits = WholeImage(0.5)(model, images)
+    logits = WholeImage(0.5)(model, images).full()
     assert seen == [(1, 3, 18, 24)]
     assert logits.shape == (1, 2, 36, 48)
     assert torch.allclose(logits[:, 1], torch.full((1, 36, 48), 90.0))
@@ -40,6 +40,24 @@ def test_logits_come_back_at_the_images_size_and_the_model_sees_the_scaled_one()
 def test_impossible_scales_are_refused(scale: float) -> None:
     with pytest.raises(ConfigError, match="scale="):
         WholeImage(scale)
+
+
+def test_every_image_is_shown_at_a_fixed_size_and_comes_back_at_its_own() -> None:
+    seen = []
+
+    def model(images: Tensor) -> ScoreMap:
+        seen.append(tuple(images.shape))
+        return brightness(images)
+
+    for shape in ((1, 3, 7, 50), (2, 3, 32, 24), (1, 3, 16, 16)):
+        assert FixedSize([32, 24])(model, torch.zeros(shape, dtype=torch.uint8)).full().shape[-2:] == shape[-2:]
+    assert seen == [(1, 3, 32, 24), (2, 3, 32, 24), (1, 3, 32, 24)]
+
+
+@pytest.mark.parametrize("size", [[], [32], [0, 32], [32, 32, 3]])
+def test_impossible_sizes_are_refused(size: list[int]) -> None:
+    with pytest.raises(ConfigError, match="size="):
+        FixedSize(size)
 
 
 class OneConvolution(nn.Module):

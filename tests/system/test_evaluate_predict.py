@@ -32,6 +32,33 @@ def test_overrides_apply_on_top_of_the_checkpoint(finished_run: Path, run_cli: R
     assert results["miou"] != json.loads((finished_run / "results.json").read_text())["miou"]
 
 
+def test_several_ways_of_inference_end_in_one_table(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    last = f"checkpoint={finished_run}/checkpoints/last.pt"
+    ways = "inference=whole,slide,multiscale"
+    code, out, err = run_cli("evaluate", "-m", last, f"output={tmp_path}", "data.num_val=3", ways)
+    assert code == 0, err
+    folders = sorted((tmp_path / "evaluations").iterdir())
+    assert len(folders) == 3
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert results[0]["confusion"] == results[1]["confusion"] != results[2]["confusion"]  # images fit in a window
+    table = out[out.rindex("images/s") :].splitlines()[1:]
+    for folder, found, line in zip(folders, results, table, strict=True):
+        assert line.endswith(str(folder / "results.json"))
+        assert f"  {found['miou']:.4f}  " in line
+        assert found["images_per_second"] > 0
+    assert [line.split()[1] for line in table] == ["inference=whole", "inference=slide", "inference=multiscale"]
+
+
+def test_a_strategy_inside_a_stored_one_is_chosen_by_name(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    last = f"checkpoint={finished_run}/checkpoints/last.pt"
+    words = ("inference=multiscale", "inference/base=slide", "inference.base.size=[32,32]", "inference.scales=[0.5,1]")
+    code, _, err = run_cli("evaluate", last, f"output={tmp_path}", "data.num_val=2", *words)
+    assert code == 0, err
+    code, _, err = run_cli("evaluate", last, f"output={tmp_path}", "inference/base=slide")
+    assert code == 2
+    assert "the stored inference has no base to choose" in err
+
+
 def test_evaluate_takes_class_weights_from_the_checkpoint(train: Callable[..., Path], run_cli: RunCli) -> None:
     run = train("loss.class_weights=enet")
     during = json.loads((run / "results.json").read_text())
