@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import CheckpointError, ConfigError, nearest, one_line
-from segtrain.nn.checks import check_share
 from segtrain.nn.anysize import divided_up, is_size_free
+from segtrain.nn.checks import check_share
 from segtrain.nn.norm import BatchNorm2d, convert_norm
 from segtrain.types import Feature
 from segtrain.weights import read_state

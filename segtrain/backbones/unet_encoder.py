@@ -1,6 +1,5 @@
 """U-Net's contracting path."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
