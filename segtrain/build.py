@@ -149,7 +149,7 @@ class Builder:
         dataset: LabelledDataset = self._slot("data", self._split("data")[0], split=split).build()
         if len(dataset) == 0:
             raise DataError(f"data={self._target('data')}: split {split!r} holds no image")
-        return dataset
+        return dataset.with_value_range(self.data_options().low_and_high)
 
     def loader_options(self) -> LoaderOptions:
         return LoaderOptions(**self._split("data")[1])
@@ -173,6 +173,7 @@ class Builder:
             tuple(options.mean),
             tuple(options.std),
             options.threshold_for(dataset.class_names),
+            options.low_and_high,
         )
 
     def augmentation(self, when: str, ignore_index: int) -> Augmentation:

@@ -51,7 +51,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(command_help(name, COMMANDS[name], rest))
         return 0
-    return int(import_module(f"segtrain.commands.{name}").run(rest))
+    return int(import_module(f"segtrain.commands.{name.replace('-', '_')}").run(rest))
 
 
 def _unknown_command(word: str) -> str:

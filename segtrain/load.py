@@ -20,7 +20,7 @@ from segtrain.export.described import CHECKPOINT, Interface, format_of
 from segtrain.export.reading import read
 from segtrain.inference import Predictor
 from segtrain.losses import Criterion
-from segtrain.options import check_threshold
+from segtrain.options import check_threshold, check_value_range
 from segtrain.saved_config import apply_overrides, check_plain
 from segtrain.types import DataFacts, Hardware
 
@@ -127,7 +127,7 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
     stated = {
         key.lstrip("+").removeprefix("data.") for key, _ in job.saved_overrides if key.lstrip("+").startswith("data.")
     }
-    known = ("mean", "std", "palette", "threshold")
+    known = ("mean", "std", "palette", "threshold", "value_range")
     changed = {name: to_tuple(config.data[name]) for name in known if name in stated}
     if "palette" in changed:
         changed["palette"] = check_palette(changed["palette"], facts.num_classes)
@@ -137,6 +137,7 @@ def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:
     if "threshold" in stated and facts.threshold is None:
         raise ConfigError(f"data.threshold={config.data.threshold}: only data.task=binary has one; leave it out")
     facts = replace(facts, **changed)
+    check_value_range(facts.value_range)
     check_normalisation(facts.mean, facts.std, facts.in_channels)
     if "threshold" in stated or facts.threshold is not None:
         check_threshold(facts.threshold)

@@ -20,7 +20,7 @@ class DataOptions:
     The values here are what configs meant that were stored before there were these keys.
 
     Raises:
-        ConfigError: `threshold` is outside (0, 1).
+        ConfigError: `threshold` is outside (0, 1), or `value_range` is no two rising numbers.
     """
 
     train_split: str
@@ -29,9 +29,16 @@ class DataOptions:
     std: list[float]
     task: Literal["multiclass", "binary"] = "multiclass"
     threshold: float = 0.5
+    value_range: list[float] | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        check_value_range(self.value_range)
+
+    @property
+    def low_and_high(self) -> tuple[float, float] | None:
+        """`value_range` as the readers take it."""
+        return None if self.value_range is None else (self.value_range[0], self.value_range[1])
 
     def threshold_for(self, classes: Sequence[str]) -> float | None:
         """The threshold of a binary task; None of another.
@@ -85,6 +92,15 @@ def check_threshold(threshold: Any) -> None:
     if not fits(threshold, float) or not 0 < threshold < 1:
         raise ConfigError(
             f"data.threshold={threshold} is no probability in (0, 1); 0.5 is customary, lower finds more foreground"
+        )
+
+
+def check_value_range(value_range: Sequence[float] | None) -> None:
+    """Raises ConfigError unless `data.value_range` is None or a low and a high number."""
+    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+        raise ConfigError(
+            f"data.value_range={list(value_range)}: give the values that become 0 and 255, the lower first, "
+            "such as [0, 65535]"
         )
 
 

@@ -71,6 +71,31 @@ class ModelOutput(NamedTuple):
     aux: dict[str, Tensor]
 
 
+class Area(NamedTuple):
+    """A rectangle of an image: rows [top, bottom), columns [left, right)."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
+
+
 class Feature(NamedTuple):
     """One level of a feature pyramid: its name, its channels, and its stride in input pixels."""
 
@@ -109,6 +134,7 @@ class DataFacts:
         std: likewise.
         threshold: of a binary task (`data.task=binary`): a pixel is of class 1, the foreground, where its probability
             is at least this, in (0, 1). None: a pixel is of the class with the highest logit.
+        value_range: the values of image files that become 0 and 255 when they are read; None: files have 8 bits.
     """
 
     class_names: tuple[str, ...]
@@ -118,6 +144,7 @@ class DataFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     threshold: float | None = None  # files older than binary tasks do not say
+    value_range: tuple[float, float] | None = None  # likewise
 
     @classmethod
     def of(cls, num_classes: int, in_channels: int) -> Self:

@@ -26,6 +26,7 @@ ALLOWED = {
     "distributed": {"inference"},
     "engine": {"distributed", "inference", "metrics", "weights"},
     "export": {"engine", "inference", "metrics"},
+    "predict": {"data", "engine", "inference", "report"},
     "construct": set(),
     "config_tree": set(),
     "terminal": set(),
@@ -38,7 +39,7 @@ ALLOWED = {
     "load": {"build", "compose", "options", "saved_config", "data", "engine", "export", "inference", "losses"},
     "commands": {
         *("build", "compose", "config_tree", "explain", "load", "options", "saved_config", "terminal"),
-        *("analysis", "data", "distributed", "engine", "export", "inference", "models", "report"),
+        *("analysis", "data", "distributed", "engine", "export", "inference", "models", "predict", "report"),
     },
     "cli": {"commands", "config_tree", "terminal"},
     "__main__": {"cli"},

@@ -1,6 +1,7 @@
 """The commands: `segtrain NAME` calls `run(argv)` of `segtrain.commands.NAME` and exits with what it returns.
 
-This table holds what the help says, so that help costs no import of torch or Hydra. A new command is a row and a file.
+This table holds what the help says, so that help costs no import of torch or Hydra. A new command is a row and a file;
+a dash in its name is an underscore in the file's.
 """
 
 from typing import NamedTuple
@@ -51,9 +52,13 @@ COMMANDS = {
         "evaluate",
     ),
     "predict": Command(
-        "segment pictures with a checkpoint",
-        "checkpoint=FILE input=FILE|FOLDER|GLOB output=FOLDER [KEY=VALUE ...]",
-        ("segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",),
+        "segment pictures, videos or a camera's with a checkpoint",
+        "checkpoint=FILE input=FILE|FOLDER|GLOB|CAMERA|[...] | --stdin output=FOLDER [KEY=VALUE ...]",
+        (
+            "segtrain predict checkpoint=RUN/checkpoints/best.pt input=photo.jpg output=predictions",
+            "segtrain predict checkpoint=best.pt input=clip.mp4 output=predictions legend=true side_by_side=true",
+            "find photos -name '*.jpg' | segtrain predict checkpoint=best.pt --stdin output=predictions",
+        ),
         "predict",
     ),
     "checkpoint": Command(
@@ -85,6 +90,15 @@ COMMANDS = {
             "segtrain lr_range model=unet optimizer=sgd max_lr=10 steps=200",
         ),
         "lr_range",
+    ),
+    "crf-search": Command(
+        "find parameters of the dense CRF on part of the validation set, and see on the rest what they gain",
+        "checkpoint=FILE [images=N] [GROUP=OPTION ...] [KEY=VALUE ...]",
+        (
+            "segtrain crf-search checkpoint=RUN/checkpoints/best.pt",
+            "segtrain crf-search checkpoint=RUN/checkpoints/best.pt images=30 bilateral_weight=[2,4,8] rounds=3",
+        ),
+        "crf_search",
     ),
     "replay": Command(
         "run a step again whose loss or gradient was no number, and say where it went wrong",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from segtrain import compose
 from segtrain.compose import Job
+from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import eval_loader
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name, try_criterion
 from segtrain.engine.logger import logged_to_terminal
@@ -97,14 +98,8 @@ def _evaluate(job: Job) -> Row:
     check_output(folder)
     loaded = load_model(job, "data", "augment.evaluate", "loss", "inference", "trainer")
     builder, facts = loaded.builder, loaded.facts
-    options, split = builder.trainer_options(), builder.data_options().val_split
-    dataset = builder.dataset(split)
-    if dataset.class_names != facts.class_names:
-        raise DataError(
-            f"the data's {_listed(dataset.class_names)} are not the checkpoint's {_listed(facts.class_names)}; "
-            "choose the data it was trained on, or map labels to its classes by data.labels"
-        )
-    dataset = dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0)
+    options = builder.trainer_options()
+    dataset, split = open_split(loaded)
     criterion = build_criterion(builder, facts, loaded.contents, loaded.path, None, loaded.predictor.model)
     criterion = criterion.to(loaded.hardware.device)
     try_criterion(criterion, facts, loaded.hardware.device)
@@ -127,6 +122,23 @@ def _name(job: Job) -> str:
 
 def _file_name(job: Job) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", _name(job))[-100:]
+
+
+def open_split(loaded: LoadedModel) -> tuple[LabelledDataset, str]:
+    """The data set to measure a checkpoint on, as evaluation sees it, and the name of its split.
+
+    Raises:
+        DataError: it is not there, or has other classes than the checkpoint.
+    """
+    builder, facts = loaded.builder, loaded.facts
+    split = builder.data_options().val_split
+    dataset = builder.dataset(split)
+    if dataset.class_names != facts.class_names:
+        raise DataError(
+            f"the data's {_listed(dataset.class_names)} are not the checkpoint's {_listed(facts.class_names)}; "
+            "choose the data it was trained on, or map labels to its classes by data.labels"
+        )
+    return dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0), split
 
 
 def _listed(classes: Sequence[str]) -> str:

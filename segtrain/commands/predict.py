@@ -1,12 +1,11 @@
-"""`segtrain predict`: label maps for images, at their own resolution."""
+"""`segtrain predict`: label maps for pictures and films, at their own resolution."""
 
-import glob
+import functools
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,22 +15,30 @@ from torch import Tensor
 from segtrain import compose
 from segtrain.compose import Job
 from segtrain.data.augment import Augmentation
-from segtrain.data.reading import IMAGE_SUFFIXES, read_image
+from segtrain.distributed.interrupt import ended_by_signals
 from segtrain.engine.logger import logged_to_terminal
 from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import check_output
-from segtrain.errors import ConfigError, DataError, nearest
-from segtrain.inference import label_map
-from segtrain.load import load_model
+from segtrain.errors import ConfigError, DataError
+from segtrain.load import LoadedModel, load_model
 from segtrain.options import read_options
-from segtrain.report.pictures import overlay, save_index_png, save_palette_png, save_picture
-from segtrain.types import DataFacts, Sample
+from segtrain.predict.answer import Questions
+from segtrain.predict.films import length_of
+from segtrain.predict.inputs import STDIN, Input, find_inputs
+from segtrain.predict.large import LargePicture, is_large, predict_large
+from segtrain.predict.pipeline import Pace, Prepare, predict_all, read_all
+from segtrain.predict.products import Places, Products, chosen
+from segtrain.report.look import Look
+from segtrain.types import Sample
 
 log = logging.getLogger("segtrain")
 
-OWN_KEYS = ("checkpoint", "weights", "input", "output", "save", "alpha", "trust", "debug")
-Product = Literal["index", "palette", "overlay", "probabilities", "confidence"]
+OWN_KEYS = (
+    *("checkpoint", "weights", "input", "output", "save", "overwrite", "max_frames"),
+    *("alpha", "contours", "side_by_side", "legend", "figure_classes", "prefetch", "writers", "trust", "debug"),
+)
+IN_FLIGHT = 2**29  # bytes of pictures that wait for the model, and of those that wait for a file; configs/predict.yaml
 
 
 @dataclass(frozen=True)
@@ -40,74 +47,114 @@ class PredictOptions:
 
     checkpoint: str
     weights: Literal["average", "raw"]
-    input: str
+    input: str | int | list[str]
     output: str
     save: list[str]
+    overwrite: bool
+    max_frames: int | None
     alpha: float
+    contours: bool
+    side_by_side: bool
+    legend: bool
+    figure_classes: int
+    prefetch: int
+    writers: int
     trust: list[str]
     debug: bool
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"alpha={self.alpha} is outside [0, 1]: 0 shows the image only, 1 the colours only")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image and what the model says of it.
-
-    Attributes:
-        image: [H, W, C] uint8.
-        labels: [H, W] class indices.
-        probabilities: [num_classes, H, W] float32, after softmax.
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[np.integer]
-    probabilities: NDArray[np.float32]
+        for name in ("max_frames", "figure_classes", "prefetch", "writers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: give 1 or more")
 
 
 def run(argv: Sequence[str]) -> int:
-    return compose.run_command("predict", argv, task, own_keys=OWN_KEYS)
+    return compose.run_command("predict", _stdin_as_input(argv), task, own_keys=OWN_KEYS)
 
 
 def task(job: Job) -> None:
-    with logged_to_terminal():
+    with logged_to_terminal(), ended_by_signals():
         _predict(job)
 
 
 def _predict(job: Job) -> None:
     options = read_options(job.config, PredictOptions)
-    products, output = _products(options.save), Path(options.output)
-    check_output(output)
-    images = find_images(options.input)
+    places = Places(Path(options.output), chosen(options.save))
+    check_output(places.output)
+    inputs = find_inputs(options.input)
+    left = inputs if options.overwrite else [one for one in inputs if not places.are_filled(one.name, one.is_film)]
+    if len(left) < len(inputs):
+        log.info("%d of %d have their files already (overwrite=false)", len(inputs) - len(left), len(inputs))
+    if not left:
+        return
     loaded = load_model(job, "augment.evaluate", "inference", "trainer")
-    preprocess = loaded.builder.augmentation("evaluate", loaded.facts.ignore_index)
-    writers = _writers(loaded.facts, options.alpha)
-    bad: list[str] = []
-    with Progress("predict", len(images), unit="img", line_every=100) as progress:
-        for name, path in images.items():
-            try:
-                image = read_image(path, loaded.facts.in_channels)
-            except DataError as error:
-                bad.append(str(error))
-                continue
-            finally:
-                progress.advance()
+    facts = loaded.facts
+    _check_palette(places, facts.num_classes)
+    look = Look(options.alpha, options.contours, options.side_by_side, options.legend)
+    questions = Questions(loaded.predictor, places.wanted, facts.threshold, options.figure_classes)
+    prepare = functools.partial(_as_seen_in_evaluation, loaded.builder.augmentation("evaluate", facts.ignore_index))
+    large = [one for one in left if not one.is_film and is_large(Path(str(one.source)), loaded.predictor, facts)]
+    small = [one for one in left if one not in large]
+    pictures = read_all(small, facts, prepare, options.max_frames)
+    pace = Pace(options.prefetch, IN_FLIGHT, options.writers)
+    unit = "frame" if any(one.is_film for one in left) else "img"
+    with Progress("predict", _total(small, options.max_frames), unit=unit, line_every=100, pace=True) as progress:
+        outcome = predict_all(pictures, questions, Products(places, facts, look), pace, progress)
+    problems = outcome.problems + _predict_large(large, loaded, places, prepare, options)
+    what = "images" if unit == "img" else "inputs"
+    log.info(
+        "%d of %d %s predicted%s, %.3g %s/s: %s in %s",
+        *(len(left) - len(problems), len(left), what),
+        "" if unit == "img" else f", {outcome.pictures} images or frames",
+        *(outcome.rate, "images" if unit == "img" else "frames", ", ".join(places.wanted), places.output),
+    )
+    if problems:
+        raise DataError(f"{len(problems)} of {len(left)} {what} could not be read:\n" + "\n".join(problems))
+
+
+def _predict_large(
+    inputs: Sequence[Input], loaded: LoadedModel, places: Places, prepare: Prepare, options: PredictOptions
+) -> list[str]:
+    """Predicts pictures in blocks, one after the other; what is wrong with those that could not be."""
+    problems = []
+    stat = loaded.path.stat()
+    checkpoint = [str(loaded.path.resolve()), stat.st_size, stat.st_mtime_ns]
+    for one in inputs:
+        picture = LargePicture(
+            path=Path(str(one.source)),
+            name=one.name,
+            output=places.output,
+            products=places.wanted,
+            predictor=loaded.predictor,
+            facts=loaded.facts,
+            prepare=prepare,
+            alpha=options.alpha,
+            identity={"checkpoint": checkpoint, "weights": options.weights, "precision": str(loaded.hardware)},
+        )
+        if not options.overwrite and all(picture.target(product).is_file() for product in places.wanted):
+            continue
+        try:
             with evaluation_fits():
-                logits = loaded.predictor.logits(_as_seen_in_evaluation(image, name, preprocess))
-            labels = label_map(logits, loaded.facts.threshold)[0].cpu().numpy()
-            prediction = Prediction(image, labels, logits[0].softmax(dim=0).cpu().numpy())
-            for product in products:
-                target = output / product / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                writers[product](target, prediction)
-    log.info("%d of %d images predicted: %s in %s", len(images) - len(bad), len(images), ", ".join(products), output)
-    if bad:
-        raise DataError(f"{len(bad)} of {len(images)} images could not be read:\n" + "\n".join(bad))
+                predict_large(picture)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
 
 
-def _as_seen_in_evaluation(image: NDArray[np.uint8], name: str, preprocess: Augmentation) -> Tensor:
+def _stdin_as_input(argv: Sequence[str]) -> list[str]:
+    """`--stdin` is `input=-` in another spelling, that of programs that read lists of files."""
+    if "--stdin" not in argv:
+        return list(argv)
+    given = next((word for word in argv if word.startswith("input=")), None)
+    if given is not None:
+        raise ConfigError(f"--stdin and {given} both say what to predict; leave one out")
+    return [f"input={STDIN}" if word == "--stdin" else word for word in argv]
+
+
+def _as_seen_in_evaluation(preprocess: Augmentation, image: NDArray[np.uint8], name: str) -> Tensor:
     """[1, C, H, W]: the image after `augment.evaluate`, as the model's scores were measured."""
     height, width = image.shape[:2]
     seen = preprocess(Sample(image, np.zeros((height, width), dtype=np.uint8), name), 0, 0, 0).image
@@ -119,86 +166,18 @@ def _as_seen_in_evaluation(image: NDArray[np.uint8], name: str, preprocess: Augm
     return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None]
 
 
-def find_images(where: str) -> dict[str, Path]:
-    """The images meant by `input=`, each under the name its results get.
-
-    Args:
-        where: an image file; a folder, whose images are taken but not its subfolders'; or a glob.
-
-    Returns:
-        {path relative to the folder they are all in, without suffix (with it, where two differ in nothing else): file}.
-
-    Raises:
-        DataError: there is nothing of that name, or no image in it.
-    """
-    path = Path(where)
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            kinds = " ".join(sorted(IMAGE_SUFFIXES))
-            raise DataError(
-                f"input={where}: no image ({kinds}) in this folder; for subfolders: input='{where}/**/*.jpg'"
-            )
-    else:
-        files = sorted(Path(name) for name in glob.glob(where, recursive=True) if Path(name).is_file())
-        if not files:
-            raise DataError(f"input={where}: no such file or folder, and no file matches it as a glob")
-    root = _common_folder(files)
-    names = [file.relative_to(root) for file in files]
-    sharing = Counter(name.with_suffix("") for name in names)
-    return {
-        str(name.with_suffix("") if sharing[name.with_suffix("")] == 1 else name): file
-        for name, file in zip(names, files, strict=True)
-    }
-
-
-def _common_folder(files: Sequence[Path]) -> Path:
-    folder = files[0].parent
-    while not all(file.is_relative_to(folder) for file in files):
-        folder = folder.parent
-    return folder
-
-
-def _products(wanted: list[str]) -> list[Product]:
-    for name in wanted:
-        if name not in get_args(Product):
-            known = ", ".join(get_args(Product))
-            raise ConfigError(
-                f"save={name}: nothing of that name can be saved{nearest(name, get_args(Product))} ({known})"
-            )
-    if not wanted:
-        raise ConfigError(f"save=[] saves nothing; choose from {', '.join(get_args(Product))}")
-    return [name for name in get_args(Product) if name in wanted]
-
-
-def _writers(facts: DataFacts, alpha: float) -> dict[Product, Callable[[Path, Prediction], None]]:
-    """How each product is written, given its path without suffix."""
-    palette, ignore = facts.palette, facts.ignore_index
-
-    def confidence(path: Path, prediction: Prediction) -> None:
-        chosen = np.take_along_axis(prediction.probabilities, prediction.labels[None], axis=0)[0]
-        save_index_png(_suffixed(path, ".png"), np.rint(255 * chosen).astype(np.uint8))
-
-    def probabilities(path: Path, prediction: Prediction) -> None:
-        np.savez_compressed(
-            _suffixed(path, ".npz"),
-            probabilities=prediction.probabilities.astype(np.float16),
-            class_names=np.array(facts.class_names),
+def _check_palette(places: Places, num_classes: int) -> None:
+    if "palette" in places.wanted and num_classes > 256:
+        raise ConfigError(
+            f"save=palette: a palette has 256 colours, the model {num_classes} classes; save=[index,overlay]"
         )
 
-    return {
-        "index": lambda path, got: save_index_png(_suffixed(path, ".png"), got.labels),
-        "palette": lambda path, got: save_palette_png(_suffixed(path, ".png"), got.labels, palette, ignore),
-        "overlay": lambda path, got: save_picture(
-            _suffixed(path, ".png"), overlay(got.image, got.labels, palette, ignore, alpha)
-        ),
-        "probabilities": probabilities,
-        "confidence": confidence,
-    }
 
-
-def _suffixed(path: Path, suffix: str) -> Path:
-    """`photo.v2` -> `photo.v2.png`; `with_suffix` would cut the name."""
-    return path.with_name(path.name + suffix)
+def _total(inputs: Sequence[Input], max_frames: int | None) -> int | None:
+    """How many images and frames there are; None where nobody knows."""
+    counts = [
+        1 if not one.is_film else None if isinstance(one.source, int) else length_of(one.source) for one in inputs
+    ]
+    if max_frames is not None:
+        counts = [max_frames if count is None else min(count, max_frames) for count in counts]
+    return None if None in counts else sum(count or 0 for count in counts)

@@ -29,14 +29,15 @@ class LabelledDataset(Dataset[Sample], ABC):
         class_names: by class index.
         palette: a colour for each class.
         ignore_index: the label of pixels that count nowhere.
-        in_channels: of an image, 1 or 3.
+        in_channels: of an image.
+        value_range: see `read_image`.
     """
 
     def __init__(
         self, classes: Sequence[str], palette: Sequence[Sequence[int]] | None, ignore_index: int, in_channels: int
     ) -> None:
-        if in_channels not in (1, 3):
-            raise ConfigError(f"data.in_channels={in_channels}: an image has 3 channels (RGB) or 1 (grey)")
+        if in_channels < 1:
+            raise ConfigError(f"data.in_channels={in_channels}: 3 (RGB), 1 (grey), or as many as the image files have")
         doubled = [name for name in classes if list(classes).count(name) > 1]
         if doubled:
             raise ConfigError(
@@ -46,6 +47,7 @@ class LabelledDataset(Dataset[Sample], ABC):
         self.palette = check_palette(palette, len(classes))
         self.ignore_index = ignore_index
         self.in_channels = in_channels
+        self.value_range: tuple[float, float] | None = None
         self._transform: Transform | None = None
         self._seed = 0
 
@@ -54,6 +56,12 @@ class LabelledDataset(Dataset[Sample], ABC):
         other = copy.copy(self)
         other._transform = transform
         other._seed = seed
+        return other
+
+    def with_value_range(self, value_range: tuple[float, float] | None) -> Self:
+        """A copy that reads image files so."""
+        other = copy.copy(self)
+        other.value_range = value_range
         return other
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -92,7 +100,7 @@ class ImageMaskDataset(LabelledDataset):
         labels: see `LabelMap`.
         mask_format: see `read_mask`.
         ignore_index: not a class; pixels of this label count nowhere.
-        in_channels: 3 (RGB) or 1 (grey).
+        in_channels: 3 (RGB), 1 (grey), or as many as the image files have.
     """
 
     def __init__(
@@ -130,7 +138,7 @@ class ImageMaskDataset(LabelledDataset):
 
     def read(self, index: int) -> Sample:
         image_path, mask_path = self._paths[index]
-        image = read_image(image_path, self.in_channels)
+        image = read_image(image_path, self.in_channels, self.value_range)
         labels = self.read_labels(index)
         if image.shape[:2] != labels.shape:
             turned = image.shape[1::-1] == labels.shape

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from segtrain.data.raster import read_raster, to_uint8
 from segtrain.errors import ConfigError, DataError, nearest
 
 MaskFormat = Literal["index", "binary", "palette"]
 
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
 
@@ -26,22 +28,38 @@ MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
 MAX_PIXELS = 89_478_485
 
 
-def read_image(path: str | Path, in_channels: int) -> NDArray[np.uint8]:
+def read_image(path: str | Path, in_channels: int, value_range: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """An image file as [H, W, in_channels] uint8, upright (EXIF orientation applied).
 
+    A TIFF of many channels or of more than 8 bits is read by rasterio; any other file by PIL.
+
     Args:
-        path: a JPEG, PNG, TIFF, BMP or WEBP file of 8 bits a channel.
-        in_channels: 3 (converted to RGB) or 1 (converted to grey, ITU-R 601 luma). Transparency is dropped.
+        path: a JPEG, PNG, TIFF, BMP or WEBP file.
+        in_channels: 3 (converted to RGB), 1 (converted to grey, ITU-R 601 luma), or the file's own number. Transparency
+            is dropped.
+        value_range: of files of more than 8 bits a channel, see `to_uint8`. None: there are none.
 
     Raises:
-        DataError: missing, unreadable, truncated, of another format, of more than 8 bits a channel, of several
-            pages, or of more than `MAX_PIXELS` pixels.
+        ConfigError: rasterio is needed and not installed.
+        DataError: missing, unreadable, truncated, of another format, of more than 8 bits a channel without a
+            `value_range`, of other channels, of several pages, or of more than `MAX_PIXELS` pixels.
     """
+    if Path(path).suffix.lower() in RASTER_SUFFIXES and (in_channels not in (1, 3) or value_range is not None):
+        return read_raster(path, in_channels, value_range, MAX_PIXELS)
     image = ImageOps.exif_transpose(_load(path, IMAGE_FORMATS))
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"{path}: {image.mode} image with more than 8 bits a channel; convert it to 8 bits first")
+    if image.mode.startswith(("I", "F")):  # of one channel; of several PIL keeps the upper 8 bits
+        grey = to_uint8(np.asarray(image), value_range, str(path))[..., None]
+        return np.repeat(grey, in_channels, axis=2) if in_channels in (1, 3) else _of_channels(grey, in_channels, path)
+    if in_channels not in (1, 3):
+        return _of_channels(np.atleast_3d(np.asarray(image)), in_channels, path)
     array = np.asarray(image.convert("L" if in_channels == 1 else "RGB"))
     return array[..., None] if in_channels == 1 else array
+
+
+def _of_channels(image: NDArray[np.uint8], in_channels: int, path: str | Path) -> NDArray[np.uint8]:
+    if image.shape[2] != in_channels:
+        raise DataError(f"{path}: {image.shape[2]} channels, the data have data.in_channels={in_channels}")
+    return image
 
 
 def read_mask(path: str | Path, mask_format: MaskFormat) -> NDArray[np.integer]:

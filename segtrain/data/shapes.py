@@ -39,7 +39,7 @@ class Shapes(LabelledDataset):
         palette, ignore_index, in_channels: see `ImageMaskDataset`.
 
     Raises:
-        ConfigError: an unknown class, or a size that is too small.
+        ConfigError: an unknown class, a size that is too small, or other channels than 1 or 3.
         DataError: an unknown or empty split.
     """
 
@@ -56,6 +56,8 @@ class Shapes(LabelledDataset):
         in_channels: int,
     ) -> None:
         super().__init__(classes, palette, ignore_index, in_channels)
+        if in_channels not in (1, 3):
+            raise ConfigError(f"data.in_channels={in_channels}: shapes are drawn in 3 channels (RGB) or 1 (grey)")
         lengths = {"train": num_train, "val": num_val}
         if split not in lengths:
             raise DataError(f"data=shapes has the splits train and val, not {split!r}{nearest(split, lengths)}")

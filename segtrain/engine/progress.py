@@ -1,6 +1,7 @@
 """How long work shows itself: one moving line in a terminal, plain lines elsewhere."""
 
 import logging
+import math
 import sys
 import time
 from types import TracebackType
@@ -18,30 +19,33 @@ class Progress:
 
     Args:
         name: what is being done.
-        total: units in all.
+        total: units in all; None where nobody knows.
         initial: units done before, by an earlier part of the same run.
         unit: name of one unit.
         line_every: units between two plain lines.
         transient: remove the bar when done.
         silent: show nothing at all, in a process that is not the run's main one.
+        pace: say in the plain lines too how many units a second took, as the bar does.
     """
 
     def __init__(
         self,
         name: str,
-        total: int,
+        total: int | None,
         *,
         initial: int = 0,
         unit: str,
         line_every: int | None,
         transient: bool = False,
         silent: bool = False,
+        pace: bool = False,
     ) -> None:
         self._name = name
         self._total = total
         self._initial = initial
         self._done = initial
         self._unit = unit
+        self._pace = pace
         self._line_every = None if silent else line_every
         self._started = time.perf_counter()
         self._values = ""
@@ -64,14 +68,19 @@ class Progress:
         if self._terminal or self._line_every is None:
             return
         if self._done // self._line_every > before // self._line_every or self._done == self._total:
-            left = format_seconds(self.seconds_left())
+            of = "" if self._total is None else f"/{self._total}"
             values = f"  {self._values}" if self._values else ""
-            log.info("%s %s %d/%d%s  left %s", self._name, self._unit, self._done, self._total, values, left)
+            pace = f"  {1 / max(self._seconds_each(), 1e-9):.3g} {self._unit}/s" if self._pace else ""
+            left = "" if self._total is None else f"  left {format_seconds(self.seconds_left())}"
+            log.info("%s %s %d%s%s%s%s", self._name, self._unit, self._done, of, values, pace, left)
 
     def seconds_left(self) -> float:
-        """Estimated from the mean pace since this bar was made."""
-        elapsed = time.perf_counter() - self._started
-        return elapsed / max(self._done - self._initial, 1) * (self._total - self._done)
+        """Estimated from the mean pace since this bar was made; infinite where the total is not known."""
+        left = math.inf if self._total is None else max(self._total - self._done, 0)
+        return self._seconds_each() * left
+
+    def _seconds_each(self) -> float:
+        return (time.perf_counter() - self._started) / max(self._done - self._initial, 1)
 
     def __enter__(self) -> "Progress":
         return self

@@ -22,6 +22,7 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".torchscript", "
 CHECKPOINT = "segtrain.checkpoint"  # config, facts, state of the run and of the loss: what `evaluate` needs
 KEYS = (
     *("segtrain.version", "class_names", "palette", "ignore_index", "in_channels", "mean", "std", "threshold"),
+    "value_range",
     *("normalize", "outputs", "size", CHECKPOINT),
 )
 
@@ -63,6 +64,7 @@ def describe(facts: DataFacts, interface: Interface, checkpoint: str) -> dict[st
         "mean": facts.mean,
         "std": facts.std,
         "threshold": facts.threshold,
+        "value_range": facts.value_range,
         "normalize": interface.normalize,
         "outputs": interface.outputs,
         "size": interface.size,

@@ -1,5 +1,6 @@
 """Everything between a model and a label map."""
 
+from segtrain.inference.crf import DenseCRF
 from segtrain.inference.label_map import label_map
 from segtrain.inference.multiscale import MultiScale
 from segtrain.inference.predictor import Predictor
@@ -7,4 +8,4 @@ from segtrain.inference.score_map import ScoreMap
 from segtrain.inference.sliding import SlidingWindow
 from segtrain.inference.whole import FixedSize, WholeImage
 
-__all__ = ["FixedSize", "MultiScale", "Predictor", "ScoreMap", "SlidingWindow", "WholeImage", "label_map"]
+__all__ = ["DenseCRF", "FixedSize", "MultiScale", "Predictor", "ScoreMap", "SlidingWindow", "WholeImage", "label_map"]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from segtrain.inference.label_map import label_map
 from segtrain.inference.score_map import Resize, ScoreMap
+from segtrain.inference.sliding import Crop, SlidingWindow
 from segtrain.inference.strategy import Strategy
-from segtrain.types import Hardware
+from segtrain.types import Area, Hardware
 
 
 class Predictor:
@@ -50,6 +51,26 @@ class Predictor:
     def labels(self, images: Tensor, threshold: float | None) -> Tensor:
         """uint8 images [N, C, H, W] -> int64 [N, H, W], with less memory than `logits` takes; see `label_map`."""
         return label_map(self.score_map(images), threshold)
+
+    def trace(self, images: Tensor) -> Iterator[tuple[str, ScoreMap]]:
+        """The stages on the way to `score_map`, see `Strategy.trace`; the last is what `score_map` returns."""
+        stages = self.strategy.trace(self._forward, images.to(self.hardware.device, non_blocking=True))
+        while True:
+            with torch.inference_mode(), evaluation_mode(self.model):  # not across the yield, where others work
+                stage = next(stages, None)
+            if stage is None:
+                return
+            yield stage
+
+    def logits_of(self, area: Area, crop: Crop, whole: Area) -> Tensor:
+        """The logits of a part of images too large for memory; the strategy must be a `SlidingWindow`, which see.
+
+        Returns: [N, num_classes, area.height, area.width] float32, on the hardware's device.
+        """
+        assert isinstance(self.strategy, SlidingWindow)
+        device = self.hardware.device
+        with torch.inference_mode(), evaluation_mode(self.model):
+            return self.strategy.logits_of(area, self._forward, lambda window: crop(window).to(device), whole)
 
     def _forward(self, images: Tensor) -> ScoreMap:
         inputs = self.normalize(images).contiguous(memory_format=self.hardware.memory_format)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,32 +10,7 @@ from segtrain.errors import ConfigError
 from segtrain.inference.score_map import ScoreMap
 from segtrain.inference.strategy import Forward, Strategy
 from segtrain.inference.windows import Blend, Span, spans
-
-
-class Area(NamedTuple):
-    """A rectangle of an image: rows [top, bottom), columns [left, right)."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.left, self.right)
-
+from segtrain.types import Area
 
 # The pixels of an area of the images: uint8 [N, C, height, width].
 Crop = Callable[[Area], Tensor]
@@ -122,6 +96,13 @@ class SlidingWindow(Strategy):
             _add(total, area, row, column, logits)
         assert total is not None
         return total
+
+    def seen_from(self, area: Area, whole: Area) -> Area:
+        """What the windows that count in a part of the images look at."""
+        rows, columns = self.spans_over(whole)
+        rows = [row for row in rows if row.counts_in(area.top, area.bottom)]
+        columns = [column for column in columns if column.counts_in(area.left, area.right)]
+        return Area(rows[0].start, columns[0].start, rows[-1].stop, columns[-1].stop)
 
     def spans_over(self, whole: Area) -> tuple[list[Span], list[Span]]:
         """The windows along the height and along the width of images."""

@@ -1,6 +1,6 @@
 """What an inference strategy is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +21,14 @@ class Strategy(nn.Module):
 
     def forward(self, forward: Forward, images: Tensor) -> ScoreMap:
         raise NotImplementedError
+
+    def trace(self, forward: Forward, images: Tensor) -> Iterator[tuple[str, ScoreMap]]:
+        """The stages on the way to the result, each with its name; the last is what calling returns.
+
+        The first is called "scores": what comes out of the model. A strategy that refines it by iterations goes on with
+        its log-probabilities after each of them: "iteration 1", "iteration 2", ...
+        """
+        yield "scores", self(forward, images)
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

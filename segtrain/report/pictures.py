@@ -25,6 +25,7 @@ WRONG = (222, 45, 38)
 # Tiles of a panel have their longer side between these, in pixels: readable, and small enough to store hundreds of.
 TILE_SIDE = (256, 640)
 GAP = 8
+BAND = 256  # rows that are tinted at a time
 FONT_SIZE = 14
 
 
@@ -44,7 +45,12 @@ def colorize(labels: Labels, palette: Palette, ignore_index: int) -> Picture:
 
 
 def overlay(
-    image: NDArray[np.uint8], labels: Labels, palette: Palette, ignore_index: int, alpha: float = 0.55
+    image: NDArray[np.uint8],
+    labels: Labels,
+    palette: Palette,
+    ignore_index: int,
+    alpha: float = 0.55,
+    outlined: bool = True,
 ) -> Picture:
     """Tint an image with the classes' colours and draw a thin line around each region.
 
@@ -52,14 +58,34 @@ def overlay(
         image: [H, W, C] or [H, W] uint8; see `as_rgb`.
         labels: [H, W]; ignored pixels show the bare image.
         alpha: opacity of the tint, in [0, 1].
+        outlined: draw the line.
     """
     rgb = as_rgb(image)
-    colours = colorize(labels, palette, ignore_index)
-    opacity = np.where(labels == ignore_index, 0, alpha)[..., None]
-    picture = rgb * (1 - opacity) + colours * opacity
+    picture = np.empty(rgb.shape, dtype=np.uint8)
     contour = _contour(labels)
-    picture[contour] = 0.35 * picture[contour] + 0.65 * 255
-    return picture.round().astype(np.uint8)
+    for top in range(0, len(rgb), BAND):  # real numbers of a large photograph would take gigabytes
+        rows = slice(top, top + BAND)
+        opacity = np.where(labels[rows] == ignore_index, 0, alpha)[..., None]
+        band = rgb[rows] * (1 - opacity) + colorize(labels[rows], palette, ignore_index) * opacity
+        if outlined:
+            band[contour[rows]] = 0.35 * band[contour[rows]] + 0.65 * 255
+        picture[rows] = band.round()
+    return picture
+
+
+def borders(labels: Labels, thickness: int) -> NDArray[np.bool_]:
+    """True at pixels from which another label is at most `thickness` steps away, up, down, left or right."""
+    border = _contour(labels)
+    border[:, 1:] |= labels[:, :-1] != labels[:, 1:]
+    border[1:] |= labels[:-1] != labels[1:]
+    for _ in range(thickness - 1):
+        wider = border.copy()
+        wider[:, 1:] |= border[:, :-1]
+        wider[:, :-1] |= border[:, 1:]
+        wider[1:] |= border[:-1]
+        wider[:-1] |= border[1:]
+        border = wider
+    return border
 
 
 def errors(image: NDArray[np.uint8], truth: Labels, prediction: Labels, ignore_index: int) -> Picture:
@@ -170,37 +196,37 @@ def save_picture(path: Path, picture: Picture) -> None:
     _save_png(path, Image.fromarray(picture))
 
 
-def save_index_png(path: Path, labels: Labels) -> None:
-    """Write class indices as the grey values of a PNG: 8 bits, or 16 where a label is above 255.
+def index_png(labels: Labels) -> Image.Image:
+    """Class indices as the grey values of a PNG: 8 bits, or 16 where a label is above 255.
 
     Raises:
         ValueError: a label is negative or above 65535.
     """
-    _check_span(path, labels, 65535)
-    _save_png(path, Image.fromarray(labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)))
+    _check_span(labels, 65535)
+    return Image.fromarray(labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16))
 
 
-def save_palette_png(path: Path, labels: Labels, palette: Palette, ignore_index: int) -> None:
-    """Write class indices as a PNG that viewers show in the classes' colours, the form of VOC's own masks.
+def palette_png(labels: Labels, palette: Palette, ignore_index: int) -> Image.Image:
+    """Class indices as a PNG that viewers show in the classes' colours, the form of VOC's own masks.
 
     Reading it as a palette image gives the indices back. `ignore_index`, if 0..255 and not a class, is shown in `VOID`.
 
     Raises:
         ValueError: a label is negative or above 255.
     """
-    _check_span(path, labels, 255)
+    _check_span(labels, 255)
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette[:256]
     if len(palette) <= ignore_index < 256:
         colours[ignore_index] = VOID
     png = Image.fromarray(labels.astype(np.uint8))
     png.putpalette(colours.tobytes())  # turns grey into mode P
-    _save_png(path, png)
+    return png
 
 
-def _check_span(path: Path, labels: Labels, high: int) -> None:
+def _check_span(labels: Labels, high: int) -> None:
     if labels.size and not 0 <= labels.min() <= labels.max() <= high:
-        raise ValueError(f"{path}: labels span [{labels.min()}, {labels.max()}]; this file holds 0..{high}")
+        raise ValueError(f"labels span [{labels.min()}, {labels.max()}]; this file holds 0..{high}")
 
 
 def _save_png(path: Path, png: Image.Image) -> None:

@@ -26,6 +26,7 @@ def test_every_key_is_json_text_of_its_value() -> None:
         "mean": [0.1, 0.2, 0.3, 0.4],
         "std": [1.0, 2.0, 3.0, 4.0],
         "threshold": 0.25,
+        "value_range": None,
         "normalize": False,
         "outputs": "labels",
         "size": [48, 64],

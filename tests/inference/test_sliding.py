@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
 from segtrain.inference import ScoreMap, SlidingWindow
-from segtrain.inference.sliding import Area, parse_bytes
+from segtrain.inference.sliding import parse_bytes
 from segtrain.inference.windows import spans, window_starts
+from segtrain.types import Area
 
 BLENDS = ("uniform", "gaussian", "nearest")
 

@@ -88,7 +88,7 @@ def test_the_file_says_all_about_itself_to_whoever_has_it_alone(onnx_file: Path,
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     facts = torch.load(best, weights_only=True)["facts"]
     assert set(KEYS) <= set(metadata)
-    for key in ("class_names", "palette", "ignore_index", "in_channels", "mean", "std", "threshold"):
+    for key in ("class_names", "palette", "ignore_index", "in_channels", "mean", "std", "threshold", "value_range"):
         assert json.loads(metadata[key]) == json.loads(json.dumps(facts[key])), key
     assert json.loads(metadata[CHECKPOINT])["config"]["data"]["_target_"] == "segtrain.data.shapes.Shapes"
     (images,), (output,) = model.graph.input, model.graph.output
