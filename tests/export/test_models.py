@@ -40,16 +40,20 @@ def test_an_exported_model_gives_the_logits_at_any_number_and_size(file_format: 
     assert largest_difference(model, exported(model, LOGITS, file_format).model) < 1e-4
 
 
-# One of each family, over a small backbone, and what the families do not have: every layer that looks at sizes.
+# Over a small backbone, or of few channels and layers: every way of looking at sizes is in them all the same.
+SMALL_VGG = ["model.backbone.name=vgg11", "model.backbone.fc_channels=64"]
+SMALL_DENSE = ["model.backbone.layers=[2,2,2,2,2,2]", "model.layers=[2,2,2,2,2]"]
 SMALL = {
+    **dict.fromkeys(("fcn8s", "fcn8s_atonce", "fcn16s", "fcn32s"), SMALL_VGG),
+    **dict.fromkeys(("fcdensenet56", "fcdensenet67", "fcdensenet103"), SMALL_DENSE),
+    "unet": ["model.decoder_channels=[8,8,8,8,4]", "model.backbone.channels=[4,8,8,8,8]"],
     "fcn": ["model/backbone=resnet18"],
     "deeplabv1": ["model/backbone=vgg11_bn"],
     "deeplabv2": ["model/backbone=resnet18", "model.branch_channels=null", "model.dropout=0"],
-    "deeplabv3": ["model/backbone=resnet18"],
-    "deeplabv3plus": ["model/backbone=mobilenet_v2"],
-    "pspnet": ["model/backbone=resnet18"],
+    "deeplabv3": ["model/backbone=resnet18", "model.channels=32"],
+    "deeplabv3plus": ["model/backbone=mobilenet_v2", "model.channels=32"],
+    "pspnet": ["model/backbone=resnet18", "model.channels=32"],
     "upernet": ["model/backbone=resnet18", "model.channels=32"],
-    "fcn8s": ["model/backbone=vgg11_bn"],
 }
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml") if not path.stem.startswith("_"))
 FAMILIES = [
@@ -59,12 +63,16 @@ FAMILIES = [
     ("unet_light", ["model/backbone=densenet121", "model.backbone.output_stride=8"]),
     ("deeplabv3", ["model/backbone=resnet18", "model.backbone.deformable_stages=[5]"]),
     ("pspnet", ["model/backbone=resnet18", "model.pooling=max"]),
-    ("unet", ["model.attention=true", "model.upsampling=bilinear"]),
+    ("unet", [*SMALL["unet"], "model.attention=true", "model.upsampling=bilinear"]),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "overrides"), FAMILIES, ids=lambda value: "-".join(value) or "-")
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    FAMILIES,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "as it is",
+)
 def test_every_model_becomes_an_onnx_file_and_a_torchscript_file(name: str, overrides: list[str]) -> None:
     model = model_of(name, *overrides)
     # onnxruntime interpolates deformed taps a little otherwise than torchvision does.
