@@ -7,7 +7,7 @@ once; the other methods build one object each. The rooms below never see a confi
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -24,9 +24,6 @@ from segtrain.errors import ConfigError, DataError
 from segtrain.inference.strategy import Strategy
 from segtrain.losses import Criterion
 from segtrain.losses.class_weights import Rule, class_weights
-from segtrain.models.adapt import ModelOptions, adapt
-from segtrain.models.auxiliary import AuxiliaryOptions
-from segtrain.models.binary import give_two_logits
 from segtrain.nn.normalize import Normalize
 from segtrain.optim import Schedule, parameter_groups
 from segtrain.options import (
@@ -40,6 +37,9 @@ from segtrain.options import (
 )
 from segtrain.transforms import build_transforms
 from segtrain.types import DataFacts
+
+if TYPE_CHECKING:
+    from segtrain.models.adapt import ModelOptions
 
 log = logging.getLogger("segtrain")
 
@@ -56,12 +56,14 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
 # Sections that describe no object.
 PLAIN: dict[str, type] = {"trainer": TrainerOptions, "checkpoint": CheckpointOptions}
 
-# Keys that stand in a section for something else than its `_target_`.
-GUESTS: dict[str, tuple[type, ...]] = {
-    "model": (ModelOptions,),
-    "data": (LoaderOptions, DataOptions),
-    "optimizer": (GroupOptions,),
-}
+
+def guests(section: str) -> tuple[type, ...]:
+    """Whose keys stand in a section beside its `_target_`'s."""
+    if section == "model":
+        from segtrain.models.adapt import ModelOptions  # here: an exported model runs without any of segtrain.models
+
+        return (ModelOptions,)
+    return {"data": (LoaderOptions, DataOptions), "optimizer": (GroupOptions,)}.get(section, ())
 
 
 class Builder:
@@ -105,14 +107,14 @@ class Builder:
         if name.startswith("augment."):
             self.augmentation(name.removeprefix("augment."), ignore_index=255)
             return []
-        host, *guests = self._split(name)
+        host, *others = self._split(name)
         problems = []
-        for options, node in zip(GUESTS.get(name, ()), guests, strict=True):
+        for options, node in zip(guests(name), others, strict=True):
             problems += check_options(name, node, options)
         if name == "model":
-            problems += _head_problems(guests[0])
+            problems += _head_problems(others[0])
             if self.packages is None:  # a checkpoint's config has lost its weights, and may keep what was said of them
-                problems += _idle_keys(guests[0])
+                problems += _idle_keys(others[0])
         if name == "optimizer":
             problems += check_options(name, _rates(host), RateOptions)
         return problems + self._slot(name, _with_weights_as_numbers(host)).check()
@@ -202,6 +204,10 @@ class Builder:
             pretrained: False where a checkpoint's weights follow, so that none are downloaded first.
             auxiliary: False where it will only be evaluated, which has no use for auxiliary heads.
         """
+        from segtrain.models.adapt import ModelOptions, adapt
+        from segtrain.models.auxiliary import AuxiliaryOptions
+        from segtrain.models.binary import give_two_logits
+
         host, guest = self._split("model")
         if not pretrained:
             host, guest = _without_weights(host), _without_weights(guest)
@@ -215,7 +221,9 @@ class Builder:
             give_two_logits(model)
         return model
 
-    def model_options(self) -> ModelOptions:
+    def model_options(self) -> "ModelOptions":
+        from segtrain.models.adapt import ModelOptions
+
         return ModelOptions(**self._split("model")[1])
 
     def normalize(self, facts: DataFacts) -> Normalize:
@@ -278,22 +286,24 @@ class Builder:
         return Slot(name, node, base, dict.fromkeys(given) | provided, self.packages)
 
     def _split(self, name: str) -> list[dict[str, Any]]:
-        """A section's node: the keys of its `_target_`, then those of each guest in `GUESTS`.
+        """A section's node: the keys of its `_target_`, then those of each of its `guests`.
 
         A key that both know is the `_target_`'s: a model of the user's own may have a `norm` itself.
         """
         host = self.section(name)
         cls = find_class(host.get("_target_"), object, name, self.packages)
         own = {} if isinstance(cls, str) else signature(cls)[0]
-        guests = []
-        for options in GUESTS.get(name, ()):
+        others = []
+        for options in guests(name):
             names = [key for key in signature(options)[0] if key in host and key not in own]
-            guests.append({key: host.pop(key) for key in names})
-        return [host, *guests]
+            others.append({key: host.pop(key) for key in names})
+        return [host, *others]
 
 
 def _head_problems(options: Mapping[str, Any]) -> list[str]:
     """What is wrong with `model.aux`, a line each."""
+    from segtrain.models.auxiliary import AuxiliaryOptions
+
     heads = options.get("aux", {})
     if not isinstance(heads, dict):
         return []  # reported as being no mapping

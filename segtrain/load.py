@@ -1,9 +1,11 @@
-"""From a checkpoint file to a model that predicts; what `evaluate` and `predict` have in common."""
+"""From a checkpoint, or an exported file, to a model that predicts; what `evaluate` and `predict` have in common."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -11,9 +13,11 @@ from segtrain.build import Builder, check_normalisation, facts_from, to_tuple
 from segtrain.compose import Job
 from segtrain.data.dataset import LabelledDataset
 from segtrain.data.labels import check_palette
-from segtrain.engine import stripped
+from segtrain.engine import checkpoint, stripped
 from segtrain.engine.precision import choose_hardware
 from segtrain.errors import CheckpointError, ConfigError
+from segtrain.export.described import CHECKPOINT, Interface, format_of
+from segtrain.export.reading import read
 from segtrain.inference import Predictor
 from segtrain.losses import Criterion
 from segtrain.options import check_threshold, check_value_range
@@ -45,19 +49,12 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
         ConfigError: the overrides are wrong, or the config names a class that is not trusted.
     """
     path = Path(job.config.checkpoint)
+    if format_of(path) is not None:
+        return _load_exported(job, path, *sections)
     contents = stripped.load(path)
     check_parts(contents, path, *stripped.PARTS)
     check_average(contents, path)
-    try:
-        facts = facts_from(contents["facts"])
-    except TypeError as error:
-        raise CheckpointError(f"{path}: holds other facts of the data than this segtrain knows ({error})") from None
-    saved = contents["config"]
-    check_plain(saved)
-    config, _ = apply_overrides(saved, job)
-    check_no_weights(job)
-    facts = _overridden(facts, config, job)
-    builder = Builder(config, trusted=tuple(job.config.trust))
+    builder, facts = _described(contents, path, job)
     builder.check("model", *sections)
     options = builder.trainer_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
@@ -72,6 +69,57 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     normalize = builder.normalize(facts).to(hardware.device)
     predictor = Predictor(model, normalize, builder.strategy(), hardware)
     return LoadedModel(path, contents, builder, facts, hardware, predictor)
+
+
+def _described(contents: dict[str, Any], path: Path, job: Job) -> tuple[Builder, DataFacts]:
+    """A builder over the stored config with the command's overrides on top, and the facts of the data."""
+    try:
+        facts = facts_from(contents["facts"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: holds other facts of the data than this segtrain knows ({error})") from None
+    saved = contents["config"]
+    check_plain(saved)
+    config, _ = apply_overrides(saved, job)
+    check_no_weights(job)
+    return Builder(config, trusted=tuple(job.config.trust)), _overridden(facts, config, job)
+
+
+def _load_exported(job: Job, path: Path, *sections: str) -> LoadedModel:
+    """The same of a file that `segtrain export` wrote, which brings its model with it: none is built."""
+    data = checkpoint.read_bytes(path)
+    file = read(data, path, torch.device("cpu"), job.config.trust)
+    contents = stripped.plain_contents(file.metadata[CHECKPOINT], path)
+    check_parts(contents, path, *(part for part in stripped.PARTS if part != "model"))
+    inside = file.model.interface
+    if inside.outputs == "labels":
+        raise CheckpointError(
+            f"{path}: gives labels and no scores, from which windows, scales and losses are computed; export it with "
+            "outputs=logits"
+        )
+    _check_left_as_exported(job, inside)
+    builder, facts = _described(contents, path, job)
+    builder.check(*sections)
+    device = choose_hardware(builder.trainer_options().device, "fp32", channels_last=False).device
+    model = (file if device.type == "cpu" else read(data, path, device, job.config.trust)).model
+    hardware = Hardware(device, None, torch.contiguous_format, loss_scaling=False)
+    normalize = nn.Identity() if inside.normalize else builder.normalize(facts).to(device)
+    return LoadedModel(
+        path, contents, builder, facts, hardware, Predictor(model, normalize, builder.strategy(), hardware)
+    )
+
+
+def _check_left_as_exported(job: Job, inside: Interface) -> None:
+    """Raises ConfigError where the command line would change what is fixed in an exported file."""
+    if job.config.weights != "average":
+        raise ConfigError(f"weights={job.config.weights}: the exported file has one kind only; leave it out")
+    for key, value in job.saved_overrides:
+        name = key.lstrip("+~")
+        if re.split(r"[./]", name)[0] == "model":
+            raise ConfigError(f"{key}={value}: an exported model stays as it is; leave it out")
+        if inside.normalize and name in ("data.mean", "data.std"):
+            raise ConfigError(
+                f"{key}={value}: the exported model normalises by its own; export it with normalize=false"
+            )
 
 
 def _overridden(facts: DataFacts, config: DictConfig, job: Job) -> DataFacts:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
 from segtrain.errors import CheckpointError, ConfigError, nearest, one_line
+from segtrain.nn.anysize import divided_up, is_size_free
 from segtrain.nn.checks import check_share
 from segtrain.nn.norm import BatchNorm2d, convert_norm
 from segtrain.types import Feature
@@ -80,7 +81,7 @@ class TimmPyramid(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
         return {
-            feature.name: x[..., : -(-height // feature.stride), : -(-width // feature.stride)]
+            feature.name: x[..., : divided_up(height, feature.stride), : divided_up(width, feature.stride)]
             for feature, x in zip(self.features, self._maps(self._padded(images)), strict=True)
         }
 
@@ -107,14 +108,16 @@ class TimmPyramid(Backbone):
 
     def _padded(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        below, right = -height % self.unit[0], -width % self.unit[1]
+        below, right = (
+            divided_up(length, unit) * unit - length for length, unit in zip((height, width), self.unit, strict=True)
+        )
         if self.is_fixed and (height + below, width + right) != self.unit:
             raise ConfigError(
                 f"{KEY}.name: this network takes images of at most {self.unit[0]} x {self.unit[1]} pixels, not "
                 f"{height} x {width}; set {KEY}.img_size to the largest, rounded up to a multiple of "
                 f"{self.deepest.stride}, or take another network"
             )
-        return F.pad(images, (0, right, 0, below)) if below or right else images
+        return F.pad(images, (0, right, 0, below)) if is_size_free() or below or right else images
 
     def _find_sizes(self, img_size: int | None) -> tuple[tuple[int, int], bool]:
         """Tries what images `net` takes: the unit of their height and width, and whether they must be one unit."""

@@ -1,6 +1,5 @@
 """U-Net's contracting path."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtrain.backbones.base import Backbone
@@ -8,6 +7,7 @@ from segtrain.errors import ConfigError
 from segtrain.nn.checks import check_share
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.init import he_init
+from segtrain.nn.pooling import MaxPool2d
 from segtrain.nn.preactivation import ResidualUnit
 from segtrain.types import Feature
 
@@ -46,6 +46,7 @@ class UNetEncoder(Backbone):
                     ConvNormAct(width, width, batch_norm=batch_norm),
                 )
             )
+        self.pool = MaxPool2d(2, stride=2)
         self.dropout = nn.Dropout(dropout)
         he_init(self)
 
@@ -54,7 +55,7 @@ class UNetEncoder(Backbone):
         pyramid: dict[str, Tensor] = {}
         for feature, level in zip(self.features, self.levels, strict=True):
             if pyramid and not self.residual:
-                x = F.max_pool2d(x, kernel_size=2, ceil_mode=True)
+                x = self.pool(x)
             x = pyramid[feature.name] = self.run(level, x)
         pyramid[self.deepest.name] = self.dropout(x)
         return pyramid

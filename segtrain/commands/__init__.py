@@ -73,6 +73,15 @@ COMMANDS = {
         words=("inspect", "strip", "verify"),
         takes_groups=False,
     ),
+    "export": Command(
+        "write a model as ONNX, TorchScript or torch.export, and compare it with the checkpoint",
+        "checkpoint=FILE [format=onnx|torchscript|torch_export] [output=FILE] [KEY=VALUE ...]",
+        (
+            "segtrain export checkpoint=RUN/checkpoints/best.pt output=model.onnx",
+            "segtrain export checkpoint=RUN/checkpoints/best.pt format=torchscript outputs=labels check=false",
+        ),
+        "export",
+    ),
     "lr_range": Command(
         "find the learning rates that a model can train with, and suggest one",
         "[GROUP=OPTION ...] [KEY=VALUE ...]",

@@ -59,16 +59,9 @@ def save_stripped(contents: dict[str, Any], path: Path) -> None:
     if path.suffix != ".safetensors":
         checkpoint.save(contents, path)
         return
-    criterion = {
-        name: {"dtype": str(x.dtype).removeprefix("torch."), "values": x.tolist()}
-        for name, x in contents["criterion"].items()
-    }
-    plain = {name: contents[name] for name in _PLAIN if name in contents}
-    text = json.dumps({"schema": checkpoint.SCHEMA, **plain, "criterion": criterion})
-    if json.loads(text)["config"] != contents["config"]:
-        raise CheckpointError(f"{path}: JSON turns keys of the config into others; write a .pt file instead")
     # What other programs read first: the tensors carry the names of the model's state dict.
-    checkpoint.save_bytes(pack(contents["model"], {"format": "pt", _METADATA: text}, path), path)
+    metadata = {"format": "pt", _METADATA: plain_text(contents, path)}
+    checkpoint.save_bytes(pack(contents["model"], metadata, path), path)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -80,8 +73,34 @@ def load(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return checkpoint.load(path)
     tensors, metadata = unpack(checkpoint.read_bytes(path), path)
+    return plain_contents(metadata.get(_METADATA, ""), path) | {"model": tensors}
+
+
+def plain_text(contents: dict[str, Any], path: Path) -> str:
+    """All that inference needs of a checkpoint but the model's weights, as JSON, for a file's metadata.
+
+    Raises:
+        CheckpointError: JSON cannot hold the config.
+    """
+    criterion = {
+        name: {"dtype": str(x.dtype).removeprefix("torch."), "values": x.tolist()}
+        for name, x in contents["criterion"].items()
+    }
+    plain = {name: contents[name] for name in _PLAIN if name in contents}
+    text = json.dumps({"schema": checkpoint.SCHEMA, **plain, "criterion": criterion})
+    if json.loads(text)["config"] != contents["config"]:
+        raise CheckpointError(f"{path}: JSON turns keys of the config into others; write a .pt file instead")
+    return text
+
+
+def plain_contents(text: str, path: Path) -> dict[str, Any]:
+    """The inverse of `plain_text`.
+
+    Raises:
+        CheckpointError: the text is not such a one, or a newer segtrain's.
+    """
     try:
-        contents = json.loads(metadata[_METADATA])
+        contents = json.loads(text)
         assert "schema" in contents
         criterion = {
             name: torch.tensor(one["values"], dtype=getattr(torch, one["dtype"]))
@@ -89,4 +108,4 @@ def load(path: Path) -> dict[str, Any]:
         }
     except Exception:  # text of anybody's making, under a digest that fits
         raise CheckpointError(f"{path}: its metadata are not those of a segtrain checkpoint") from None
-    return checkpoint.upgraded({**contents, "criterion": criterion, "model": tensors}, path)
+    return checkpoint.upgraded({**contents, "criterion": criterion}, path)

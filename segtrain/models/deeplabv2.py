@@ -1,5 +1,6 @@
 """DeepLab v2: atrous spatial pyramid pooling, and the image at several scales."""
 
+from fractions import Fraction
 from functools import reduce
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
+from segtrain.nn.anysize import is_size_free
 from segtrain.nn.aspp import SummedASPP
 from segtrain.nn.resize import resize_to
 from segtrain.types import ModelOutput
@@ -69,10 +71,20 @@ class DeepLabV2(SegmentationModel):
 
     def _logits_at(self, scale: float, images: Tensor) -> Tensor:
         """The logits of the image resized by `scale`, resized back."""
-        height, width = (max(1, round(scale * length)) for length in images.shape[-2:])
+        height, width = (_scaled(length, scale) for length in images.shape[-2:])
         features = self.encode(resize_to(images, (height, width)))
         return resize_to(self.decode(features, (height, width)), images)
 
 
 def _name(scale: float) -> str:
     return f"scale_{scale:g}"
+
+
+def _scaled(length: int, scale: float) -> int:
+    """`scale * length`, rounded to the nearest whole number, halves to the even one, at least 1."""
+    if not is_size_free():
+        return max(1, round(scale * length))
+    # ONNX knows no such rounding of a size: the same in whole numbers, for images of at least 10 pixels a side.
+    ratio = Fraction(scale).limit_denominator(1000)
+    exact, whole = ratio.numerator * length, ratio.denominator
+    return (2 * exact + whole - 1 + exact // whole % 2) // (2 * whole)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from segtrain.backbones.base import Backbone
 from segtrain.errors import ConfigError
 from segtrain.models.base import SegmentationModel
+from segtrain.nn.anysize import divided_up
 from segtrain.types import Feature
 
 
@@ -74,7 +75,7 @@ def strides_above(backbone: Backbone) -> tuple[int, ...]:
 def size_at(stride: int, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width at `stride` of an image of `size`, rounded up, as every backbone's features are."""
     height, width = size
-    return -(-height // stride), -(-width // stride)
+    return divided_up(height, stride), divided_up(width, stride)
 
 
 def stage_numbers(numbers: list[int], strides: Sequence[int], key: str) -> list[int]:

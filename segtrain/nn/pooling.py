@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segtrain.nn.anysize import divided_up, is_size_free
+
 
 class Borders(NamedTuple):
     """Pixels to add on each side, in the order of `torch.nn.functional.pad`; below 0: pixels that no window reads."""
@@ -39,7 +41,11 @@ class Pool2d(nn.Module):
         """How far the windows reach beyond `x`."""
         before = self.padding * self.dilation
         reach = self.dilation * (self.kernel_size - 1) + 1
-        height, width = ((-(-size // self.stride) - 1) * self.stride + reach - before - size for size in x.shape[-2:])
+        if is_size_free():  # as far as the last window can reach; of a size that asks for less, no window is added
+            return Borders(before, reach - 1 - before, before, reach - 1 - before)
+        height, width = (
+            (divided_up(size, self.stride) - 1) * self.stride + reach - before - size for size in x.shape[-2:]
+        )
         return Borders(before, width, before, height)
 
     def ceil_mode(self, borders: Borders) -> bool | None:
@@ -49,7 +55,7 @@ class Pool2d(nn.Module):
         pads by no more than half a window, undilated.
         """
         further = borders.right - borders.left, borders.bottom - borders.top
-        if self.dilation > 1:
+        if self.dilation > 1 or (is_size_free() and further != (0, 0)):
             return None
         if max(further) <= 0:
             return False
@@ -80,15 +86,22 @@ class AvgPool2d(Pool2d):
             return F.avg_pool2d(
                 x, self.kernel_size, self.stride, self.padding, ceil_mode=ceil_mode, count_include_pad=False
             )
-        return self._sums(x, borders) / self._sums(torch.ones_like(x[:1, :1]), borders)
+        sums = self._sums_any_size if is_size_free() else self._sums
+        return sums(x, borders) / sums(torch.ones_like(x[:1, :1]), borders)
 
     def _sums(self, x: Tensor, borders: Borders) -> Tensor:
         """[N, C, H, W] -> the sum of each window, first down, then across: torch's pooling knows no dilation."""
-        height, width = ((-(-size // self.stride) - 1) * self.stride + 1 for size in x.shape[-2:])
+        height, width = ((divided_up(size, self.stride) - 1) * self.stride + 1 for size in x.shape[-2:])
         starts = range(0, self.dilation * self.kernel_size, self.dilation)
         x = F.pad(x, borders)
         x = torch.stack([x[..., start : start + height : self.stride, :] for start in starts]).sum(dim=0)
         return torch.stack([x[..., start : start + width : self.stride] for start in starts]).sum(dim=0)
+
+    def _sums_any_size(self, x: Tensor, borders: Borders) -> Tensor:
+        """As `_sums`, by a convolution with ones: strided slices of a size yet unknown cannot be exported."""
+        channels = x.shape[1]
+        ones = x.new_ones(channels, 1, self.kernel_size, self.kernel_size)
+        return F.conv2d(F.pad(x, borders), ones, None, self.stride, 0, self.dilation, channels)
 
 
 def convert_pooling(module: nn.Module) -> None:

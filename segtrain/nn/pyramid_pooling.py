@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
+from segtrain.nn.anysize import divided_up, is_size_free
 from segtrain.nn.conv import ConvNormAct
 from segtrain.nn.resize import resize_to
 
@@ -44,5 +45,29 @@ class PyramidPooling(nn.Module):
 
     def _pool(self, x: Tensor, cells: int) -> Tensor:
         # Not finer than the map: pixels repeated add nothing, and a BatchNorm over copies of one has no variance.
+        if is_size_free():
+            return _pool_any_size(x, cells, self.pooling)
         size = min(cells, x.shape[-2]), min(cells, x.shape[-1])
         return F.adaptive_avg_pool2d(x, size) if self.pooling == "average" else F.adaptive_max_pool2d(x, size)
+
+
+def _pool_any_size(x: Tensor, cells: int, pooling: Literal["average", "max"]) -> Tensor:
+    """What `_pool` computes, in operations that hold for maps of every size; adaptive pooling is recorded for one."""
+    rows, columns = _cells(x[0, 0, :, 0], cells), _cells(x[0, 0, 0], cells)
+    if pooling == "average":
+        rows, columns = (inside / inside.sum(dim=1, keepdim=True) for inside in (rows.to(x.dtype), columns.to(x.dtype)))
+        return rows @ x @ columns.T
+    x = x[..., None, :, :].masked_fill(~rows[:, :, None], -torch.inf).amax(dim=-2)
+    return x[..., None, :].masked_fill(~columns, -torch.inf).amax(dim=-1)
+
+
+def _cells(line: Tensor, cells: int) -> Tensor:
+    """[min(cells, L), L] bool for a line of L pixels: which of them each cell holds.
+
+    Of n cells, cell i begins at pixel floor(i L / n) and ends before ceil((i + 1) L / n).
+    """
+    pixels = torch.ones_like(line, dtype=torch.int64).cumsum(0) - 1  # not arange, which would record the device
+    cell = pixels[:cells, None]
+    length, number = line.shape[0], cell.shape[0]
+    start, end = cell * length // number, divided_up((cell + 1) * length, number)
+    return (pixels >= start) & (pixels < end)

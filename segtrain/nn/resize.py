@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtrain.nn.anysize import is_size_free
+
 
 def resize_to(
     x: Tensor,
@@ -23,7 +25,7 @@ def resize_to(
     Returns: [N, C, H, W], in the memory format of `x`.
     """
     height, width = size_of.shape[-2:] if isinstance(size_of, Tensor) else size_of
-    if x.shape[-2:] == (height, width):
+    if not is_size_free() and x.shape[-2:] == (height, width):
         return x
     return F.interpolate(
         x, size=(height, width), mode=mode, align_corners=align_corners if mode == "bilinear" else None
