@@ -95,12 +95,14 @@ def check_threshold(threshold: Any) -> None:
         )
 
 
-def check_value_range(value_range: Sequence[float] | None) -> None:
+def check_value_range(value_range: Any) -> None:
     """Raises ConfigError unless `data.value_range` is None or a low and a high number."""
-    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+    if value_range is None:
+        return
+    if not fits(value_range, list[float]) or len(value_range) != 2 or not value_range[0] < value_range[1]:
+        given = list(value_range) if isinstance(value_range, tuple) else value_range
         raise ConfigError(
-            f"data.value_range={list(value_range)}: give the values that become 0 and 255, the lower first, "
-            "such as [0, 65535]"
+            f"data.value_range={given}: give the values that become 0 and 255, the lower first, such as [0, 65535]"
         )
 
 

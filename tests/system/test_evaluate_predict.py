@@ -201,9 +201,13 @@ def test_a_checkpoint_is_no_reason_to_read_other_weights(finished_run: Path, run
         ("data.std=[1,1,a]", "data.std=[1, 1, 'a']: 3 value(s) needed"),
         ("data.std=[1,1,0]", "must be positive"),
         ("data.palette=[[0,0,0]]", "data.palette has 1 colours for 7 classes"),
+        ("data.value_range=5", "data.value_range=5: give the values that become 0 and 255"),
+        ("data.value_range=[a,b]", "data.value_range=['a', 'b']: give the values"),
+        ("data.value_range=[9,1]", "data.value_range=[9, 1]: give the values"),
+        ("data.value_range={a:1,b:2}", "data.value_range={'a': 1, 'b': 2}: give the values"),
     ],
 )
-def test_wrong_normalisation_or_palette_on_the_command_line_is_one_line(
+def test_wrong_facts_of_the_data_on_the_command_line_is_one_line(
     finished_run: Path, photos: Path, run_cli: RunCli, tmp_path: Path, override: str, message: str
 ) -> None:
     code, _, err = run_cli(
