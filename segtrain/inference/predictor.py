@@ -1,7 +1,8 @@
 """A trained model, ready to be shown images."""
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Predictor:
 
     Args:
         model: returns `ModelOutput`; put into evaluation mode for the time of each call. One with the attribute
-            `align_corners_at_end` is asked for its logits before the last upsampling, see `SegmentationModel`.
+            `align_corners_at_end`, whose `forward` takes `upsample`, is asked for its logits before the last
+            upsampling, see `SegmentationModel`.
         normalize: uint8 [N, C, H, W] -> float, on the device.
         strategy: see `segtrain.inference.strategy`.
         hardware: device, number format and memory layout.
@@ -37,6 +39,8 @@ class Predictor:
         self.normalize = normalize
         self.strategy = strategy
         self.hardware = hardware
+        # A model of the user's own, or one whose `forward` the user wrote anew, may upsample by itself.
+        self._leaves_upsampling = hasattr(model, "align_corners_at_end") and _takes(model.forward, "upsample")
 
     def score_map(self, images: Tensor) -> ScoreMap:
         """uint8 images [N, C, H, W] on any device -> what the strategy makes of them, on the hardware's device."""
@@ -74,13 +78,18 @@ class Predictor:
 
     def _forward(self, images: Tensor) -> ScoreMap:
         inputs = self.normalize(images).contiguous(memory_format=self.hardware.memory_format)
-        align_corners = getattr(self.model, "align_corners_at_end", None)
         with self.hardware.autocast():
-            if align_corners is None:  # a model of the user's own, which upsamples by itself
+            if not self._leaves_upsampling:
                 return ScoreMap(self.model(inputs).logits.float())
             logits: Tensor = self.model(inputs, upsample=False).logits
         height, width = images.shape[-2:]
-        return ScoreMap(logits.float(), (Resize(height, width, align_corners),))
+        return ScoreMap(logits.float(), (Resize(height, width, bool(self.model.align_corners_at_end)),))
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    """Whether `function` can be called with an argument of that name."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 @contextlib.contextmanager

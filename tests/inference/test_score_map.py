@@ -82,6 +82,25 @@ def test_the_predictor_takes_logits_before_the_models_last_upsampling():
     assert torch.equal(predictor.labels(images, None), plain.argmax(dim=1))
 
 
+def test_a_forward_of_the_users_own_that_upsamples_by_itself_is_called_with_images_alone():
+    class Doubled(Coarse):
+        def forward(self, images: Tensor) -> ModelOutput:
+            return ModelOutput(2 * super().forward(images).logits, {})
+
+    class HandsOn(Coarse):
+        def forward(self, images: Tensor, **options: bool) -> ModelOutput:
+            return ModelOutput(2 * super().forward(images, **options).logits, {})
+
+    images = torch.randint(0, 256, (1, 3, 13, 9), dtype=torch.uint8)
+    for kind, size in ((Doubled, (13, 9)), (HandsOn, (3, 2))):
+        model = kind(5).eval()
+        predictor = Predictor(model, nn.Identity(), WholeImage(1.0), CPU)
+        predictor.normalize = lambda images: images.float() / 255
+        assert predictor.score_map(images).values.shape == (1, 5, *size)
+        with torch.inference_mode():
+            assert torch.equal(predictor.logits(images), model(images.float() / 255).logits)
+
+
 def test_a_model_of_another_kind_is_called_with_images_alone():
     class Own(nn.Module):
         def forward(self, images: Tensor) -> ModelOutput:
