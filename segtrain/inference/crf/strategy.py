@@ -30,7 +30,8 @@ class DenseCRF(Strategy):
         base: the strategy whose score map is refined.
         iterations: of mean field, at least 1.
         spatial_weight: w, the cost of two labels that differ (Potts), at least 0; 0 leaves the kernel out. Or what
-            each pair of labels costs: a matrix [C, C], by rows.
+            each pair of labels costs: a matrix [C, C] of finite numbers, by rows; one below 0 rewards its pair, which
+            Potts cannot.
         spatial_sigma: standard deviation of positions in pixels, > 0.
         bilateral_weight: as `spatial_weight`.
         bilateral_sigma_xy: standard deviation of positions in pixels, > 0.
@@ -96,11 +97,6 @@ class DenseCRF(Strategy):
         *_, last = self._iterations(image, logits)
         return last.log_softmax(dim=1).T.reshape(logits.shape)
 
-    def beliefs(self, image: Tensor, logits: Tensor) -> Iterator[Tensor]:
-        """Q [C, H, W] after each iteration; arguments as of `refine`."""
-        for updated in self._iterations(image, logits):
-            yield updated.softmax(dim=1).T.reshape(logits.shape)
-
     def _iterations(self, image: Tensor, logits: Tensor) -> Iterator[Tensor]:
         flat = logits.flatten(1).T.contiguous()
         return mean_field(flat, self._terms(image, len(logits)), self.iterations)
@@ -145,6 +141,8 @@ def _check_compatibility(name: str, value: float | list[list[float]]) -> None:
             raise ConfigError(
                 f"{name}: {len(value)} rows of {[len(row) for row in value]} numbers are no square matrix"
             )
+        if any(not math.isfinite(cost) for row in value for cost in row):
+            raise ConfigError(f"{name}={value}: every cost must be a finite number; 0 where a pair costs nothing")
     elif not 0 <= value < math.inf:
         raise ConfigError(f"{name}={value:g} must be at least 0; it is what labels that differ cost")
 

@@ -1,5 +1,6 @@
 """The dense CRF behind another strategy, on images of any number of channels."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,8 @@ def test_a_constant_added_to_all_logits_of_a_pixel_changes_nothing() -> None:
 def test_beliefs_after_each_iteration_end_in_what_is_returned() -> None:
     image = halves()[0]
     scores = scores_of(image[None])[0]
-    beliefs = list(crf().beliefs(image, scores))
+    _, *stages = crf().trace(blurred_halves, image[None])
+    beliefs = [stage.full()[0].softmax(dim=0) for _, stage in stages]
     assert len(beliefs) == 5
     assert all(torch.allclose(q.sum(dim=0), torch.ones(20, 30)) for q in beliefs)
     assert torch.allclose(beliefs[-1].log(), crf().refine(image, scores), atol=1e-4)
@@ -116,6 +118,11 @@ def test_a_matrix_of_equal_costs_is_the_potts_model() -> None:
     assert torch.allclose(matrix, crf()(blurred_halves, halves()).full(), atol=1e-4)
 
 
+def test_a_reward_for_labels_that_agree_is_a_cost_for_those_that_differ() -> None:
+    rewarded = crf(bilateral_weight=[[-6.0, 0.0], [0.0, -6.0]])(blurred_halves, halves()).full()
+    assert torch.allclose(rewarded, crf()(blurred_halves, halves()).full(), atol=1e-4)
+
+
 def test_a_sigma_for_each_channel_scales_that_channel_alone() -> None:
     images = halves()
     images[:, 1, :, 12:20] = 60  # bright from column 20 on
@@ -141,6 +148,9 @@ def test_results_are_the_same_each_time() -> None:
         ({"bilateral_sigma_rgb": [3.0, -1.0, 3.0]}, "bilateral_sigma_rgb=-1 must be a positive number"),
         ({"bilateral_weight": -4.0}, "bilateral_weight=-4 must be at least 0"),
         ({"bilateral_weight": [[0.0, 1.0]]}, r"bilateral_weight: 1 rows of \[2\] numbers are no square matrix"),
+        ({"bilateral_weight": [[0.0, math.nan], [1.0, 0.0]]}, r"bilateral_weight=\[\[0.0, nan\].*: every cost must be"),
+        ({"spatial_weight": [[0.0, 1.0], [math.inf, 0.0]]}, "spatial_weight=.*: every cost must be a finite number"),
+        ({"bilateral_weight": math.nan}, "bilateral_weight=nan must be at least 0"),
         ({"normalization": "twice"}, "normalization='twice' is none of symmetric, before, after, none"),
     ],
 )
@@ -168,6 +178,6 @@ def test_the_stages_are_the_bases_scores_and_what_each_iteration_makes_of_them()
     assert [name for name, _ in stages] == ["scores", "iteration 1", "iteration 2", "iteration 3"]
     assert torch.equal(stages[0][1].full(), scores_of(images))
     assert torch.equal(stages[-1][1].full(), strategy(blurred_halves, images).full())
-    beliefs = list(strategy.beliefs(images[1], scores_of(images)[1]))
-    for belief, (_, stage) in zip(beliefs, stages[1:], strict=True):
-        assert torch.allclose(stage.full()[1].softmax(dim=0), belief, atol=1e-6)
+    for number, (_, stage) in enumerate(stages[1:], start=1):
+        alone = crf(iterations=number).refine(images[1], scores_of(images)[1])
+        assert torch.allclose(stage.full()[1], alone, atol=1e-5)
