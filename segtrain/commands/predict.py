@@ -17,7 +17,7 @@ from segtrain.compose import Job
 from segtrain.data.augment import Augmentation
 from segtrain.distributed.interrupt import ended_by_signals
 from segtrain.engine.logger import logged_to_terminal
-from segtrain.engine.memory import evaluation_fits
+from segtrain.engine.memory import prediction_fits
 from segtrain.engine.progress import Progress
 from segtrain.engine.run_directory import check_output
 from segtrain.errors import ConfigError, DataError
@@ -137,7 +137,7 @@ def _predict_large(
         if not options.overwrite and all(picture.target(product).is_file() for product in places.wanted):
             continue
         try:
-            with evaluation_fits():
+            with prediction_fits():
                 predict_large(picture)
         except DataError as error:
             problems.append(str(error))

@@ -56,19 +56,32 @@ def explain_out_of_memory(error: BaseException, step: TrainStep, batch: Batch) -
     )
 
 
-@contextlib.contextmanager
-def evaluation_fits() -> Iterator[None]:
+def evaluation_fits() -> contextlib.AbstractContextManager[None]:
     """Raises MachineError, with the remedy, where memory runs out while something is only evaluated."""
+    return _fits(
+        "an evaluation",
+        "lower data.eval_batch_size, use trainer.precision=bf16, or evaluate smaller images (inference.scale)",
+    )
+
+
+def prediction_fits() -> contextlib.AbstractContextManager[None]:
+    """The same of predictions: pictures come one at a time, at their own size."""
+    return _fits(
+        "a prediction",
+        "predict in windows (inference=slide), fewer of them at once (inference.batch_size), a large picture block by "
+        "block (inference.memory=2GiB), or use trainer.precision=bf16",
+    )
+
+
+@contextlib.contextmanager
+def _fits(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0].strip()
-        raise MachineError(
-            f"out of memory in an evaluation ({reason}); lower data.eval_batch_size, use trainer.precision=bf16, or "
-            "evaluate smaller images (inference.scale)"
-        ) from error
+        raise MachineError(f"out of memory in {what} ({reason}); {remedy}") from error
 
 
 REMEDIES = "lower augment.crop_size, use trainer.precision=bf16 or model.activation_checkpointing=true"
