@@ -45,7 +45,7 @@ def main() -> None:
         words = [
             *("predict", f"checkpoint={folder / 'run' / 'checkpoints' / 'last.pt'}", f"input={picture}"),
             *("inference=slide", f"inference.size=[{args.window},{args.window}]", f"inference.overlap={args.overlap}"),
-            *(f"inference.memory={args.memory}", "save=[index,palette]", f"output={folder / 'out'}"),
+            *(f"inference.memory={args.memory}", "save=[index,palette,overlay]", f"output={folder / 'out'}"),
         ]
         budget = parse_bytes(args.memory)
         print(f"{args.side}x{args.side}, {picture.stat().st_size / 2**20:.0f} MiB on disk, budget {args.memory}")

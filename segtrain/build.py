@@ -21,6 +21,7 @@ from segtrain.data.statistics import pixel_counts
 from segtrain.engine.checkpoint_folder import CheckpointOptions
 from segtrain.engine.options import TrainerOptions
 from segtrain.errors import ConfigError, DataError
+from segtrain.inference.sliding import check_memory
 from segtrain.inference.strategy import Strategy
 from segtrain.losses import Criterion
 from segtrain.losses.class_weights import Rule, class_weights
@@ -276,6 +277,7 @@ class Builder:
 
     def strategy(self) -> Strategy:
         strategy: Strategy = self._slot("inference", self._split("inference")[0]).build()
+        check_memory(strategy)
         return strategy
 
     def _target(self, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from segtrain import compose
@@ -26,7 +27,7 @@ from segtrain.options import read_options
 from segtrain.predict.answer import Questions
 from segtrain.predict.films import length_of
 from segtrain.predict.inputs import STDIN, Input, find_inputs
-from segtrain.predict.large import LargePicture, is_large, predict_large
+from segtrain.predict.large import LargePicture, check_large, is_large, predict_large
 from segtrain.predict.pipeline import Pace, Prepare, predict_all, read_all
 from segtrain.predict.products import Places, Products, chosen
 from segtrain.report.look import Look
@@ -98,44 +99,59 @@ def _predict(job: Job) -> None:
     prepare = functools.partial(_as_seen_in_evaluation, loaded.builder.augmentation("evaluate", facts.ignore_index))
     large = [one for one in left if not one.is_film and is_large(Path(str(one.source)), loaded.predictor, facts)]
     small = [one for one in left if one not in large]
+    if large:
+        check_large(places, look, facts)
     pictures = read_all(small, facts, prepare, options.max_frames)
-    pace = Pace(options.prefetch, IN_FLIGHT, options.writers)
+    pace = Pace(options.prefetch, _in_flight(loaded), options.writers)
     unit = "frame" if any(one.is_film for one in left) else "img"
     with Progress("predict", _total(small, options.max_frames), unit=unit, line_every=100, pace=True) as progress:
         outcome = predict_all(pictures, questions, Products(places, facts, look), pace, progress)
-    problems = outcome.problems + _predict_large(large, loaded, places, prepare, options)
+    problems = outcome.problems + _predict_large(large, loaded, places, look, prepare, options)
     what = "images" if unit == "img" else "inputs"
     log.info(
-        "%d of %d %s predicted%s, %.3g %s/s: %s in %s",
+        "%d of %d %s predicted%s%s: %s in %s",
         *(len(left) - len(problems), len(left), what),
         "" if unit == "img" else f", {outcome.pictures} images or frames",
-        *(outcome.rate, "images" if unit == "img" else "frames", ", ".join(places.wanted), places.output),
+        f", {outcome.rate:.3g} {'images' if unit == 'img' else 'frames'}/s" if small else "",
+        *(", ".join(places.wanted), places.output),
     )
     if problems:
         raise DataError(f"{len(problems)} of {len(left)} {what} could not be read:\n" + "\n".join(problems))
 
 
+def _in_flight(loaded: LoadedModel) -> int:
+    """Bytes of pictures that may wait on each side of the model."""
+    memory = getattr(loaded.predictor.strategy, "memory", None)
+    return IN_FLIGHT if memory is None else min(IN_FLIGHT, memory // 8)
+
+
 def _predict_large(
-    inputs: Sequence[Input], loaded: LoadedModel, places: Places, prepare: Prepare, options: PredictOptions
+    inputs: Sequence[Input],
+    loaded: LoadedModel,
+    places: Places,
+    look: Look,
+    prepare: Prepare,
+    options: PredictOptions,
 ) -> list[str]:
     """Predicts pictures in blocks, one after the other; what is wrong with those that could not be."""
     problems = []
-    stat = loaded.path.stat()
-    checkpoint = [str(loaded.path.resolve()), stat.st_size, stat.st_mtime_ns]
+    stat, config = loaded.path.stat(), loaded.builder.config
+    identity = {
+        "checkpoint": [str(loaded.path.resolve()), stat.st_size, stat.st_mtime_ns, options.weights],
+        "hardware": str(loaded.hardware),
+        "config": [OmegaConf.to_yaml(OmegaConf.select(config, key)) for key in ("model", "augment.evaluate")],
+    }
     for one in inputs:
         picture = LargePicture(
             path=Path(str(one.source)),
             name=one.name,
-            output=places.output,
-            products=places.wanted,
+            places=places,
+            look=look,
             predictor=loaded.predictor,
             facts=loaded.facts,
             prepare=prepare,
-            alpha=options.alpha,
-            identity={"checkpoint": checkpoint, "weights": options.weights, "precision": str(loaded.hardware)},
+            identity=identity,
         )
-        if not options.overwrite and all(picture.target(product).is_file() for product in places.wanted):
-            continue
         try:
             with prediction_fits():
                 predict_large(picture)

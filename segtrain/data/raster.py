@@ -5,18 +5,33 @@ rasterio, which brings GDAL, is asked for only where such a file is met: `pip in
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import TiffImagePlugin
 
 from segtrain.errors import ConfigError, DataError, one_line
 from segtrain.types import Area
 
 CACHE = 64 * 2**20  # bytes of decoded blocks that GDAL keeps; a twentieth of the machine's memory if left alone
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's
+TOO_LARGE = "cut it into tiles; to predict it: inference=slide inference.memory=2GiB"
+
+# What makes a picture upright, by its orientation (TIFF 6.0, tag 274; EXIF has the same numbers).
+UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image.swapaxes(0, 1)[:, ::-1],
+    7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda image: image.swapaxes(0, 1)[::-1],
+}
+ORIENTATION = 274
 
 
 class Raster:
@@ -25,6 +40,9 @@ class Raster:
     Args:
         path: the file, for messages.
         file: as rasterio opened it.
+
+    Attributes:
+        orientation: how a camera says that the picture is to be turned, 1 to 8 as in EXIF; `read` does not turn it.
     """
 
     def __init__(self, path: Path, file: Any) -> None:
@@ -33,15 +51,17 @@ class Raster:
         self.height, self.width = int(file.height), int(file.width)
         self.area = Area(0, 0, self.height, self.width)
         self.dtype = np.dtype(file.dtypes[0])
-        alpha = [kind.name == "alpha" for kind in file.colorinterp]
-        self.bands = [index for index, is_alpha in zip(file.indexes, alpha, strict=True) if not is_alpha]
-        if file.colorinterp[0].name == "palette":
-            raise DataError(f"{path}: a raster of palette indices is no image; convert it to RGB first")
+        self.orientation = _orientation(path, file)
 
-    @property
-    def is_turned(self) -> bool:
-        """Whether a camera says that the picture is to be shown turned, which GDAL does not do."""
-        return str(self.file.tags().get("EXIF_Orientation", "1")) not in ("0", "1")
+    def bands(self, in_channels: int) -> list[int]:
+        """The numbers of the bands that are the image's channels: all of them, or those that are not transparency.
+
+        The last of four bands of 8 bits is taken for transparency by default; where four are wanted it is none.
+        """
+        if self.file.count == in_channels:
+            return list(self.file.indexes)
+        kinds = zip(self.file.indexes, self.file.colorinterp, strict=True)
+        return [index for index, kind in kinds if kind.name != "alpha"]
 
     def read(self, area: Area, in_channels: int, value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
         """An area as [height, width, in_channels] uint8, without transparency.
@@ -56,19 +76,23 @@ class Raster:
         """
         self.check(in_channels, value_range)
         window = ((area.top, area.bottom), (area.left, area.right))
+        bands = self.bands(in_channels)
         try:
-            values = self.file.read(self.bands, window=window)
+            values = self.file.read(bands, window=window)
         except Exception as error:  # rasterio's errors are many, and every one is the file's
             raise DataError(f"{self.path}: unreadable or truncated ({one_line(error)}); replace the file") from error
         image = to_uint8(np.moveaxis(values, 0, -1), value_range, str(self.path))
-        if in_channels == 1 and len(self.bands) == 3:
+        if in_channels == 1 and len(bands) == 3:
             return np.rint(image @ np.array(LUMA)).astype(np.uint8)[..., None]
-        return np.repeat(image, 3, axis=2) if in_channels == 3 and len(self.bands) == 1 else image
+        return np.repeat(image, 3, axis=2) if in_channels == 3 and len(bands) == 1 else image
 
     def check(self, in_channels: int, value_range: tuple[float, float] | None) -> None:
         """Raises DataError where `read` would."""
-        if (in_channels, len(self.bands)) not in {(3, 1), (1, 3), (len(self.bands), len(self.bands))}:
-            raise DataError(f"{self.path}: {len(self.bands)} channels, the data have data.in_channels={in_channels}")
+        if self.file.colorinterp[0].name == "palette":
+            raise DataError(f"{self.path}: a raster of palette indices is no image; convert it to RGB first")
+        bands = len(self.bands(in_channels))
+        if (in_channels, bands) not in {(3, 1), (1, 3), (bands, bands)}:
+            raise DataError(f"{self.path}: {bands} channels, the data have data.in_channels={in_channels}")
         check_depth(self.dtype, value_range, str(self.path))
 
 
@@ -119,7 +143,9 @@ def create_raster(path: Path, like: Raster, bands: int, side: int) -> Iterator[A
         "bigtiff": "if_safer",
     }
     if like.file.crs is not None:
-        profile |= {"crs": like.file.crs, "transform": like.file.transform}
+        profile["crs"] = like.file.crs
+    if not like.file.transform.is_identity:
+        profile["transform"] = like.file.transform
     with _without_georeference_warning(rasterio), rasterio.open(path, "w", **profile) as file:
         if like.file.gcps[0]:
             file.gcps = like.file.gcps
@@ -129,11 +155,11 @@ def create_raster(path: Path, like: Raster, bands: int, side: int) -> Iterator[A
 def read_raster(
     path: str | Path, in_channels: int, value_range: tuple[float, float] | None, most_pixels: int
 ) -> NDArray[np.uint8]:
-    """A whole raster; see `Raster.read`. DataError too where it has more than `most_pixels`."""
+    """A whole raster, upright; see `Raster.read`. DataError too where it has more than `most_pixels`."""
     with open_raster(path) as raster:
         if raster.height * raster.width > most_pixels:
-            raise DataError(f"{path}: {raster.width}x{raster.height} is more than {most_pixels:,} pixels")
-        return raster.read(raster.area, in_channels, value_range)
+            raise DataError(f"{path}: {raster.width}x{raster.height} is more than {most_pixels:,} pixels; {TOO_LARGE}")
+        return np.ascontiguousarray(UPRIGHT[raster.orientation](raster.read(raster.area, in_channels, value_range)))
 
 
 def import_rasterio(what: str) -> Any:
@@ -159,19 +185,34 @@ def to_uint8(values: NDArray[Any], value_range: tuple[float, float] | None, name
 
     Args:
         values: of any shape.
-        value_range: what becomes 0 and 255; in between linear and rounded, beyond it cut off, not-a-number 0. None:
-            the values are 8 bits wide.
+        value_range: what becomes 0 and 255; in between linear and rounded, beyond it cut off, not-a-number 0. Values
+            of 8 bits stay as they are. None: there are no others.
         name: for messages.
 
     Raises:
         DataError: they are not.
     """
     check_depth(values.dtype, value_range, name)
-    if value_range is None:
+    if value_range is None or values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     low, high = value_range
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
+
+
+def _orientation(path: Path, file: Any) -> int:
+    """1 to 8; GDAL shows that of a JPEG, and keeps that of a TIFF to itself."""
+    if file.driver != "GTiff":
+        found = str(file.tags().get("EXIF_Orientation", "1"))
+        return int(found) if found in map(str, UPRIGHT) else 1
+    with open(path, "rb") as stream:
+        header = stream.read(8)
+        header += stream.read(8) if header[2:3] == b"\x2b" or header[3:4] == b"\x2b" else b""  # BigTIFF
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        stream.seek(tags.next)
+        tags.load(stream)
+    found = tags.get(ORIENTATION, 1)
+    return found if found in UPRIGHT else 1
 
 
 @contextlib.contextmanager

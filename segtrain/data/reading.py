@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segtrain.data.raster import read_raster, to_uint8
+from segtrain.data.raster import TOO_LARGE, check_depth, read_raster
 from segtrain.errors import ConfigError, DataError, nearest
 
 MaskFormat = Literal["index", "binary", "palette"]
@@ -31,25 +31,28 @@ MAX_PIXELS = 89_478_485
 def read_image(path: str | Path, in_channels: int, value_range: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """An image file as [H, W, in_channels] uint8, upright (EXIF orientation applied).
 
-    A TIFF of many channels or of more than 8 bits is read by rasterio; any other file by PIL.
+    A TIFF of many channels, and TIFFs and PNGs where there is a `value_range`, are read by rasterio; others by PIL.
 
     Args:
         path: a JPEG, PNG, TIFF, BMP or WEBP file.
         in_channels: 3 (converted to RGB), 1 (converted to grey, ITU-R 601 luma), or the file's own number. Transparency
             is dropped.
-        value_range: of files of more than 8 bits a channel, see `to_uint8`. None: there are none.
+        value_range: of files of more than 8 bits a channel, see `to_uint8`; files of 8 bits are read as they are. None:
+            there are no others.
 
     Raises:
         ConfigError: rasterio is needed and not installed.
         DataError: missing, unreadable, truncated, of another format, of more than 8 bits a channel without a
             `value_range`, of other channels, of several pages, or of more than `MAX_PIXELS` pixels.
     """
-    if Path(path).suffix.lower() in RASTER_SUFFIXES and (in_channels not in (1, 3) or value_range is not None):
+    suffix = Path(path).suffix.lower()
+    if suffix in RASTER_SUFFIXES and (in_channels not in (1, 3) or value_range is not None):
+        return read_raster(path, in_channels, value_range, MAX_PIXELS)
+    if suffix == ".png" and value_range is not None:  # of 16 bits in colour PIL keeps the upper half
         return read_raster(path, in_channels, value_range, MAX_PIXELS)
     image = ImageOps.exif_transpose(_load(path, IMAGE_FORMATS))
-    if image.mode.startswith(("I", "F")):  # of one channel; of several PIL keeps the upper 8 bits
-        grey = to_uint8(np.asarray(image), value_range, str(path))[..., None]
-        return np.repeat(grey, in_channels, axis=2) if in_channels in (1, 3) else _of_channels(grey, in_channels, path)
+    if image.mode.startswith(("I", "F")):
+        check_depth(np.asarray(image).dtype, None, str(path))
     if in_channels not in (1, 3):
         return _of_channels(np.atleast_3d(np.asarray(image)), in_channels, path)
     array = np.asarray(image.convert("L" if in_channels == 1 else "RGB"))
@@ -115,7 +118,7 @@ def _load(path: str | Path, formats: tuple[str, ...]) -> Image.Image:
     except FileNotFoundError:
         problem = "no such file"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        problem = f"more than {MAX_PIXELS:,} pixels; cut it into tiles"
+        problem = f"more than {MAX_PIXELS:,} pixels; {TOO_LARGE}"
     except Image.UnidentifiedImageError:
         problem = f"damaged, or not an image of a known format ({', '.join(formats)})"
     except Exception as error:
@@ -128,7 +131,7 @@ def _refusal(image: Image.Image, pages: int, formats: tuple[str, ...]) -> str | 
     """Why an opened, not yet decoded picture is not read; None where it is."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        return f"{width}x{height} is more than {MAX_PIXELS:,} pixels; cut it into tiles"
+        return f"{width}x{height} is more than {MAX_PIXELS:,} pixels; {TOO_LARGE}"
     if pages > 1:
         return f"holds {pages} pages; save each as a file of its own"
     if image.format not in (*formats, "MPO"):

@@ -6,6 +6,22 @@ from segtrain.types import Area
 LABEL_BYTES = 10  # a pixel's label as torch's argmax gives it (int64), as it is written (uint8), and one in passing
 
 
+def pixel_bytes(num_bands: int, itemsize: int, in_channels: int) -> int:
+    """What a pixel takes on its way from a file to the model, copies in passing included.
+
+    Args:
+        num_bands: of the file.
+        itemsize: bytes of one of its values; beyond 1 they become float32, twice, before they become uint8.
+        in_channels: of the image, which augmentation copies.
+    """
+    return num_bands * (itemsize + (8 if itemsize > 1 else 0)) + 6 * in_channels
+
+
+def whole_bytes(area: Area, num_classes: int, source_bytes: int) -> int:
+    """What predicting a picture at once takes at most: logits, probabilities, those in half precision, and pixels."""
+    return area.height * area.width * (10 * num_classes + LABEL_BYTES + source_bytes)
+
+
 def grid(whole: Area, height: int, width: int) -> list[Area]:
     """The blocks of a picture, row by row; those at the right and at the bottom may be smaller."""
     return [

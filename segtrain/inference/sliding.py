@@ -126,6 +126,16 @@ class SlidingWindow(Strategy):
             yield from zip(group, logits.split(images), strict=True)
 
 
+def check_memory(strategy: Strategy) -> None:
+    """Raises ConfigError where a budget of memory stands at windows inside another strategy, which heeds none."""
+    for part in strategy.modules():
+        if part is not strategy and isinstance(part, SlidingWindow) and part.memory is not None:
+            raise ConfigError(
+                "inference.base: memory is heeded by inference=slide alone, whose pictures are predicted in parts; "
+                "set it to null here"
+            )
+
+
 def _add(total: Tensor, area: Area, row: Span, column: Span, logits: Tensor) -> None:
     """Adds a window's logits, weighted, to those of `area`."""
     top, bottom = row.overlap(area.top, area.bottom)

@@ -6,10 +6,12 @@ picture, whatever the memory.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,18 +23,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.data.raster import CACHE, Raster, create_raster, open_raster
+from segtrain.data.reading import MAX_PIXELS
 from segtrain.engine.memory_use import peak_resident, reset_peaks
 from segtrain.engine.progress import Progress
 from segtrain.engine.whole_files import hidden, sync_folder
 from segtrain.errors import ConfigError, DataError, MachineError
 from segtrain.inference import Predictor, SlidingWindow, label_map
-from segtrain.inference.blocks import block_bytes, block_size, grid
+from segtrain.inference.blocks import block_bytes, block_size, grid, pixel_bytes, whole_bytes
 from segtrain.predict.labels_on_disk import STRIP, LabelsOnDisk
 from segtrain.predict.pipeline import Prepare
-from segtrain.report.pictures import overlay
+from segtrain.predict.products import Places
+from segtrain.report.look import Look
 from segtrain.types import Area, DataFacts
 
 LARGE_PRODUCTS = ("index", "palette", "overlay")
+TILE = 2048  # pixels of a strip that are drawn at once
 SHARE = 0.75  # of the free memory that blocks may plan with; the rest is for what allocators keep
 MARGIN = 64 * 2**20
 
@@ -44,23 +49,21 @@ class LargePicture:
     Attributes:
         path: its file.
         name: of its products, without suffix.
-        output: the folder of all products, each in a subfolder.
-        products: some of `LARGE_PRODUCTS`.
+        places: where they go.
+        look: of the overlay.
         predictor: whose strategy is a `SlidingWindow` with a budget of memory.
         facts: of the data.
         prepare: what evaluation does to an image; here to each block.
-        alpha: opacity of the colours in the overlay.
-        identity: what the labels depend on besides the picture, such as the checkpoint.
+        identity: what the labels depend on besides the picture, the windows and the facts.
     """
 
     path: Path
     name: str
-    output: Path
-    products: Sequence[str]
+    places: Places
+    look: Look
     predictor: Predictor
     facts: DataFacts
     prepare: Prepare
-    alpha: float
     identity: Mapping[str, Any]
 
     @property
@@ -68,15 +71,17 @@ class LargePicture:
         assert isinstance(self.predictor.strategy, SlidingWindow)
         return self.predictor.strategy
 
-    def target(self, product: str) -> Path:
-        path = self.output / product / self.name
-        return path.with_name(path.name + ".tif")
+    @property
+    def memory(self) -> int:
+        assert self.windows.memory is not None
+        return self.windows.memory
 
 
 def is_large(path: Path, predictor: Predictor, facts: DataFacts) -> bool:
-    """Whether a picture has to be predicted in blocks: a budget is set, and its logits and pixels take half of it.
+    """Whether a picture has to be predicted in blocks: at once it would take half of the budget, if there is one.
 
-    A file that cannot be opened is not large: whoever reads it will say what is wrong with it.
+    One of more pixels than are ever read at once is large too. A file that cannot be opened is not: whoever reads it
+    will say what is wrong with it.
 
     Raises:
         ConfigError: rasterio is not installed.
@@ -85,40 +90,54 @@ def is_large(path: Path, predictor: Predictor, facts: DataFacts) -> bool:
     if not isinstance(windows, SlidingWindow) or windows.memory is None:
         return False
     with contextlib.suppress(DataError), open_raster(path) as raster:
-        return raster.height * raster.width * (4 * facts.num_classes + 4 * facts.in_channels + 20) > windows.memory // 2
+        whole = whole_bytes(raster.area, facts.num_classes, _pixel_bytes(raster, facts))
+        return whole > windows.memory // 2 or raster.height * raster.width > MAX_PIXELS
     return False
+
+
+def check_large(places: Places, look: Look, facts: DataFacts) -> None:
+    """Raises ConfigError where something is wanted that blocks cannot give; asked before anything is predicted."""
+    others = [product for product in places.wanted if product not in LARGE_PRODUCTS]
+    if others:
+        raise ConfigError(
+            f"save={others[0]}: of a picture that is predicted in blocks there can be {', '.join(LARGE_PRODUCTS)}"
+        )
+    for key in ("legend", "side_by_side"):
+        if getattr(look, key):
+            raise ConfigError(f"{key}=true: not of a picture that is predicted in blocks; leave it out")
+    if facts.num_classes > 256:
+        raise ConfigError(
+            f"inference.memory: blocks have labels of 8 bits, the model {facts.num_classes} classes; set it to null"
+        )
 
 
 def predict_large(picture: LargePicture) -> None:
     """Predicts one picture, or goes on with it.
 
     Raises:
-        ConfigError: the budget holds no block, or a product cannot be made of a large picture.
+        ConfigError: the budget holds no block.
         DataError: the picture cannot be read, or has other channels or values than the data.
         MachineError: the disk is full.
     """
-    others = [product for product in picture.products if product not in LARGE_PRODUCTS]
-    if others:
-        raise ConfigError(
-            f"save={others[0]}: {picture.path} is predicted in blocks; choose from {', '.join(LARGE_PRODUCTS)}"
-        )
+    output = picture.places.output
     with open_raster(picture.path) as raster:
         raster.check(picture.facts.in_channels, picture.facts.value_range)
-        if raster.is_turned:
+        if raster.orientation != 1:
             raise DataError(
-                f"{picture.path}: turned by its EXIF orientation, which blocks do not follow; turn it first"
+                f"{picture.path}: turned by its orientation {raster.orientation}, which blocks do not follow; "
+                "turn its pixels first"
             )
-        labels = LabelsOnDisk(picture.output / f".{picture.name.replace('/', '_')}.blocks", raster.area)
-        with _room_named(picture.output):
-            labels.begin(_key(picture), lambda: _block_size(picture, raster))
-            blocks = grid(raster.area, *labels.block)
+        labels = LabelsOnDisk(output / f".{picture.name.replace('/', '_')}.blocks", raster.area)
+        with _room_named(output):
+            labels.begin(_key(picture), picture.memory, lambda area: _block_size(picture, raster, area))
+            blocks = labels.blocks
             with Progress(
                 f"predict {picture.path.name}", len(blocks), initial=labels.done, unit="block", line_every=1
             ) as progress:
                 for block in blocks[labels.done :]:
                     labels.write(block, _predict_block(picture, raster, block))
                     progress.advance()
-            for product in picture.products:
+            for product in picture.places.wanted:
                 _write_product(picture, raster, labels, product)
             labels.remove()
 
@@ -139,30 +158,31 @@ def _predict_block(picture: LargePicture, raster: Raster, block: Area) -> NDArra
     return label_map(logits, facts.threshold)[0].to(torch.uint8).cpu().numpy()
 
 
-def _block_size(picture: LargePicture, raster: Raster) -> tuple[int, int]:
+def _block_size(picture: LargePicture, raster: Raster, area: Area) -> tuple[int, int]:
     """As large as the budget allows, after what the process takes without any block has been seen.
 
     Raises:
         ConfigError: nothing is left for a block.
     """
     windows, facts = picture.windows, picture.facts
-    assert windows.memory is not None
     window = Area(0, 0, min(windows.height, raster.height), min(windows.width, raster.width))
     reset_peaks(picture.predictor.hardware.device)
     crops = torch.zeros(windows.batch_size, facts.in_channels, window.height, window.width, dtype=torch.uint8)
     picture.predictor.logits_of(window, lambda _: crops, window)
     fixed = (peak_resident() or 2**30) + CACHE + MARGIN
-    source = len(raster.bands) * raster.dtype.itemsize + 6 * facts.in_channels
-    if raster.dtype != np.uint8:
-        source += 8 * len(raster.bands)  # float32, twice, on its way to 8 bits
-    size = block_size(windows, raster.area, facts.num_classes, source, int(SHARE * (windows.memory - fixed)))
+    source = _pixel_bytes(raster, facts)
+    size = block_size(windows, area, facts.num_classes, source, int(SHARE * (picture.memory - fixed)))
     if size is None:
         least = fixed + int(block_bytes(windows, window.height, window.width, facts.num_classes, source) / SHARE)
         raise ConfigError(
-            f"inference.memory: {windows.memory / 2**20:.0f} MiB hold no block of {picture.path}: the process itself "
+            f"inference.memory: {picture.memory / 2**20:.0f} MiB hold no block of {picture.path}: the process itself "
             f"takes {fixed / 2**20:.0f} MiB; give {-(-least // 2**20)}MiB or more, or lower inference.batch_size"
         )
     return size
+
+
+def _pixel_bytes(raster: Raster, facts: DataFacts) -> int:
+    return pixel_bytes(len(raster.bands(facts.in_channels)), raster.dtype.itemsize, facts.in_channels)
 
 
 def _key(picture: LargePicture) -> str:
@@ -178,27 +198,55 @@ def _key(picture: LargePicture) -> str:
 
 
 def _write_product(picture: LargePicture, raster: Raster, labels: LabelsOnDisk, product: str) -> None:
-    """A TIFF of labels, of labels with their colours, or of the picture under its colours."""
-    target, facts = picture.target(product), picture.facts
+    """A TIFF of labels, of labels with their colours, or of the picture under its colours.
+
+    It is read back before it gets its name: where the disk is full GDAL may close a file as if all were well.
+    """
+    facts, target = picture.facts, picture.places.large_path(product, picture.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = hidden(target)
+    written: list[tuple[Area, int]] = []
     try:
         with create_raster(temporary, raster, 3 if product == "overlay" else 1, STRIP) as file:
             file.update_tags(class_names=json.dumps(facts.class_names))
             if product == "palette":
                 file.write_colormap(1, dict(enumerate(facts.palette)))
-            for strip, values in labels.strips():
-                window = ((strip.top, strip.bottom), (strip.left, strip.right))
-                if product == "overlay":
-                    image = raster.read(strip, facts.in_channels, facts.value_range)
-                    drawn = overlay(image, values, facts.palette, facts.ignore_index, picture.alpha)
-                    file.write(np.moveaxis(drawn, -1, 0), window=window)
-                else:
-                    file.write(values, 1, window=window)
+            for tile, values in _tiles(labels):
+                drawn = _drawn(picture, raster, tile, values) if product == "overlay" else values[None]
+                file.write(drawn, window=((tile.top, tile.bottom), (tile.left, tile.right)))
+                written.append((tile, zlib.crc32(drawn.tobytes())))
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        _check_written(temporary, written)
         os.replace(temporary, target)
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _tiles(labels: LabelsOnDisk) -> Iterator[tuple[Area, NDArray[np.uint8]]]:
+    for strip, values in labels.strips():
+        for tile in grid(strip, STRIP, TILE):
+            yield tile, values[:, tile.columns]
+
+
+def _drawn(picture: LargePicture, raster: Raster, tile: Area, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[3, tile.height, tile.width]: the picture under its colours."""
+    facts = picture.facts
+    image = raster.read(tile, facts.in_channels, facts.value_range)
+    return np.moveaxis(picture.look.overlay(image, labels, facts.palette, facts.ignore_index), -1, 0)
+
+
+def _check_written(path: Path, written: Sequence[tuple[Area, int]]) -> None:
+    """Raises OSError where the file does not hold what was written to it."""
+    try:
+        with open_raster(path) as raster:
+            for tile, checksum in written:
+                values = raster.file.read(window=((tile.top, tile.bottom), (tile.left, tile.right)))
+                if zlib.crc32(values.tobytes()) != checksum:
+                    raise DataError(f"rows {tile.top} to {tile.bottom} are others")
+    except Exception as error:
+        raise OSError(errno.ENOSPC, f"{path.name} is not whole; the disk may be full") from error
 
 
 @contextlib.contextmanager

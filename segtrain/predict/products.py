@@ -75,6 +75,11 @@ class Places:
         path = self.output / folder / name
         return path.with_name(path.name + suffix)
 
+    def large_path(self, folder: str, name: str) -> Path:
+        """Of one product's file of a picture that is predicted in blocks."""
+        path = self.output / folder / name
+        return path.with_name(path.name + ".tif")
+
     def are_filled(self, name: str, film: bool) -> bool:
         """Whether an input has all its files already, which are there whole or not at all.
 
@@ -82,6 +87,8 @@ class Places:
         """
         if film and any(product not in FILMED for product in self.wanted):
             return False
+        if not film and all(self.large_path(folder, name).is_file() for folder in self.folders):
+            return True
         return all(self.path(folder, name, film).is_file() for folder in self.folders)
 
 

@@ -56,7 +56,7 @@ class Look:
         The legend names the classes that are present. It is as wide as they need, or where `all_equal`, as all classes
         would need: then all pictures of images of one size have one size, as the frames of a film must.
         """
-        picture = self._overlay(image, labels, palette, ignore_index)
+        picture = self.overlay(image, labels, palette, ignore_index)
         if self.side_by_side:
             gap = np.full((picture.shape[0], GAP, 3), PAPER, dtype=np.uint8)
             picture = np.concatenate([as_rgb(image), gap, picture], axis=1)
@@ -69,7 +69,8 @@ class Look:
             picture = _with_legend(picture, entries, [class_names[i] for i in room], size)
         return picture
 
-    def _overlay(self, image: NDArray[np.uint8], labels: Labels, palette: Palette, ignore_index: int) -> Picture:
+    def overlay(self, image: NDArray[np.uint8], labels: Labels, palette: Palette, ignore_index: int) -> Picture:
+        """[H, W, 3] uint8: the image under its colours, or within its contours."""
         if not self.contours:
             return overlay(image, labels, palette, ignore_index, self.alpha)
         picture = overlay(image, labels, palette, ignore_index, self.alpha, outlined=False)

@@ -59,6 +59,40 @@ def test_rgb_of_sixteen_bits_keeps_its_colours(tmp_path):
     assert read_image(write(tmp_path / "a.tif", values), 3, (0, 65535))[0, 0].tolist() == [255, 0, 128]
 
 
+def test_values_of_eight_bits_stay_as_they_are_beside_files_of_sixteen(tmp_path):
+    path = write(tmp_path / "a.tif", np.full((1, 3, 3), 200, dtype=np.uint8))
+    assert read_image(path, 1, (0, 65535))[0, 0].tolist() == [200]
+    Image.new("RGB", (4, 4), (200, 1, 2)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 3, (0, 65535))[0, 0].tolist() == [200, 1, 2]
+
+
+def test_colour_of_sixteen_bits_out_of_a_png_and_a_tiff_are_one(tmp_path, random):
+    values = random.integers(0, 4096, (3, 8, 9), dtype=np.uint16)
+    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", dtype="uint16", count=3, height=8, width=9) as file:
+        file.write(values)
+    tiff = read_image(write(tmp_path / "a.tif", values), 3, (0, 4095))
+    assert np.array_equal(read_image(tmp_path / "a.png", 3, (0, 4095)), tiff)
+    assert tiff.max() > 250
+
+
+def test_four_channels_of_which_the_last_is_taken_for_transparency_are_four_where_four_are_wanted(tmp_path, random):
+    values = random.integers(0, 256, (4, 5, 6), dtype=np.uint8)
+    path = write(tmp_path / "a.tif", values)
+    assert np.array_equal(read_image(path, 4), np.moveaxis(values, 0, -1))
+    with open_raster(path) as raster:
+        assert raster.read(raster.area, 3, None).shape == (5, 6, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_is_made_upright_as_pil_does(tmp_path, random, orientation):
+    values = random.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    Image.fromarray(values).save(path, tiffinfo={274: orientation})
+    with open_raster(path) as raster:
+        assert raster.orientation == orientation
+    assert np.array_equal(read_image(path, 3, (0, 1)), read_image(path, 3))
+
+
 def test_grey_of_sixteen_bits_out_of_a_png(tmp_path):
     Image.fromarray(np.array([[0, 500, 1000]], dtype=np.uint16)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 1, (0, 1000)).tolist() == [[[0], [128], [255]]]
@@ -72,7 +106,7 @@ def test_more_than_eight_bits_without_a_range_name_the_key(tmp_path):
 
 
 def test_other_channels_than_the_datas_are_named(tmp_path):
-    path = write(tmp_path / "a.tif", np.zeros((4, 4, 4), dtype=np.uint8), photometric="minisblack")
+    path = write(tmp_path / "a.tif", np.zeros((4, 4, 4), dtype=np.uint8), photometric="minisblack", alpha="unspecified")
     with pytest.raises(DataError, match=r"4 channels, the data have data\.in_channels=5"):
         read_image(path, 5)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
@@ -113,5 +147,5 @@ def test_a_raster_of_palette_indices_is_refused(tmp_path):
     ) as file:
         file.write(np.zeros((1, 4, 4), dtype=np.uint8))
         file.write_colormap(1, {0: (255, 0, 0, 255)})
-    with pytest.raises(DataError, match="palette"), open_raster(tmp_path / "a.tif"):
-        pass
+    with pytest.raises(DataError, match="palette"), open_raster(tmp_path / "a.tif") as raster:
+        raster.read(raster.area, 3, None)

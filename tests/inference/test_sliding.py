@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segtrain.errors import ConfigError
-from segtrain.inference import ScoreMap, SlidingWindow
-from segtrain.inference.sliding import parse_bytes
+from segtrain.inference import MultiScale, ScoreMap, SlidingWindow
+from segtrain.inference.sliding import check_memory, parse_bytes
 from segtrain.inference.windows import spans, window_starts
 from segtrain.types import Area
 
@@ -176,3 +176,10 @@ def test_amounts_of_memory():
     assert parse_bytes(" 1.5 gb") == 1_500_000_000
     assert parse_bytes("512MiB") == 512 * 2**20
     assert parse_bytes("100B") == 100
+
+
+def test_a_budget_at_windows_inside_another_strategy_is_no_silent_one():
+    inside = sliding(memory="1GiB")
+    check_memory(inside)
+    with pytest.raises(ConfigError, match="memory is heeded by inference=slide alone"):
+        check_memory(MultiScale([1.0], False, False, "logits", inside))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 import segtrain.predict.large as large
-from segtrain.errors import ConfigError, DataError
+from segtrain.errors import ConfigError, DataError, MachineError
 from segtrain.inference import Predictor, SlidingWindow
-from segtrain.predict.large import LargePicture, is_large, predict_large
+from segtrain.inference.blocks import grid
+from segtrain.predict.labels_on_disk import LabelsOnDisk
+from segtrain.predict.large import LargePicture, check_large, is_large, predict_large
+from segtrain.predict.products import Places
+from segtrain.report.look import Look
 from segtrain.report.pictures import overlay
-from segtrain.types import DataFacts, Hardware, ModelOutput
+from segtrain.types import Area, DataFacts, Hardware, ModelOutput
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 FACTS = DataFacts(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)), 255, 3, (0.5,) * 3, (0.5,) * 3)
+LOOK = Look(0.5, contours=False, side_by_side=False, legend=False)
 CPU = Hardware(torch.device("cpu"), None, torch.contiguous_format, False)
 
 
@@ -69,12 +75,13 @@ def photograph(tmp_path: Path) -> tuple[Path, np.ndarray]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "_block_size", lambda picture, raster: (61, 90))
+    monkeypatch.setattr(large, "_block_size", lambda picture, raster, area: (61, 90))
 
 
 def picture(path: Path, output: Path, products: tuple[str, ...] = ("index",), **changes: object) -> LargePicture:
-    given = {"predictor": predictor(), "facts": FACTS, "prepare": prepare, "alpha": 0.5, "identity": {"checkpoint": 1}}
-    return LargePicture(path=path, name="city", output=output, products=products, **{**given, **changes})  # type: ignore[arg-type]
+    given = {"predictor": predictor(), "facts": FACTS, "prepare": prepare, "look": LOOK, "identity": {"checkpoint": 1}}
+    places = Places(output, products)
+    return LargePicture(path=path, name="city", places=places, **{**given, **changes})  # type: ignore[arg-type]
 
 
 def read(path: Path) -> np.ndarray:
@@ -97,7 +104,7 @@ def test_the_labels_are_those_of_the_windows_over_the_whole_picture(tmp_path, ph
 @pytest.mark.usefixtures("small_blocks")
 def test_products_lie_where_the_picture_lies_and_show_the_classes(tmp_path, photograph):
     path, values = photograph
-    predict_large(picture(path, tmp_path, ("index", "palette", "overlay"), alpha=1.0))
+    predict_large(picture(path, tmp_path, ("index", "palette", "overlay"), look=replace(LOOK, alpha=1.0)))
     labels = read(tmp_path / "index" / "city.tif")[0]
     with rasterio.open(path) as source, rasterio.open(tmp_path / "palette" / "city.tif") as file:
         assert (file.crs, file.transform) == (source.crs, source.transform)
@@ -183,9 +190,18 @@ def test_a_budget_that_holds_the_picture_makes_one_block_of_it(tmp_path, photogr
     assert len(asked) == 1
 
 
-def test_products_that_need_all_logits_are_refused_by_name(tmp_path, photograph):
-    with pytest.raises(ConfigError, match="save=probabilities: .*choose from index, palette, overlay"):
-        predict_large(picture(photograph[0], tmp_path, ("index", "probabilities")))
+@pytest.mark.parametrize(
+    ("products", "look", "facts", "message"),
+    [
+        (("index", "probabilities"), LOOK, FACTS, "save=probabilities: .*there can be index, palette, overlay"),
+        (("index",), replace(LOOK, legend=True), FACTS, "legend=true: not of a picture"),
+        (("index",), replace(LOOK, side_by_side=True), FACTS, "side_by_side=true: not of a picture"),
+        (("index",), LOOK, DataFacts.of(300, 3), "300 classes"),
+    ],
+)
+def test_what_blocks_cannot_give_is_refused_by_name(tmp_path, products, look, facts, message):
+    with pytest.raises(ConfigError, match=message):
+        check_large(Places(tmp_path, products), look, facts)
 
 
 def test_a_picture_of_other_channels_is_refused_before_anything_is_predicted(tmp_path):
@@ -201,3 +217,63 @@ def test_only_with_a_budget_and_beyond_it_is_a_picture_large(photograph):
     assert not is_large(path, predictor(memory=None), FACTS)
     assert not is_large(path, predictor(memory="1GiB"), FACTS)
     assert is_large(path, predictor(memory="1MiB"), FACTS)
+
+
+def test_beyond_what_is_ever_read_at_once_a_picture_is_large_whatever_the_budget(photograph, monkeypatch):
+    monkeypatch.setattr(large, "MAX_PIXELS", 1000)
+    assert is_large(photograph[0], predictor(memory="64GiB"), FACTS)
+
+
+def test_with_less_memory_than_before_it_goes_on_in_smaller_blocks(tmp_path, photograph, monkeypatch):
+    path, _ = photograph
+    sizes = {2**40: (50, 210), 2**30: (20, 100)}
+    monkeypatch.setattr(large, "_block_size", lambda picture, raster, area: sizes[picture.memory])
+    predict_large(picture(path, tmp_path / "whole", predictor=predictor(memory="1TiB")))
+    count_blocks(monkeypatch, fail_after=1)
+    with pytest.raises(Killed):
+        predict_large(picture(path, tmp_path / "out", predictor=predictor(memory="1TiB")))
+    asked = count_blocks(monkeypatch)
+    predict_large(picture(path, tmp_path / "out", predictor=predictor(memory="1GiB")))
+    assert [block for _, _, block in asked] == grid(Area(50, 0, 150, 210), 20, 100)
+    ended, whole = (read(tmp_path / which / "index" / "city.tif") for which in ("out", "whole"))
+    assert (ended == whole).mean() > 0.9995
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_killed_while_it_begins_anew_no_label_of_before_counts(tmp_path, photograph, monkeypatch):
+    path, _ = photograph
+    predict_large(picture(path, tmp_path / "whole"))
+    count_blocks(monkeypatch, fail_after=5)
+    with pytest.raises(Killed):
+        predict_large(picture(path, tmp_path / "out"))
+    with monkeypatch.context() as patched:
+        patched.setattr(LabelsOnDisk, "_write_note", lambda labels: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            predict_large(picture(path, tmp_path / "out", identity={"checkpoint": 2}))
+    asked = count_blocks(monkeypatch)
+    predict_large(picture(path, tmp_path / "out"))
+    assert len(asked) == 9
+    assert np.array_equal(
+        read(tmp_path / "out" / "index" / "city.tif"), read(tmp_path / "whole" / "index" / "city.tif")
+    )
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_product_that_the_disk_did_not_take_ends_in_one_line_and_keeps_the_labels(tmp_path, photograph, monkeypatch):
+    path, _ = photograph
+    with monkeypatch.context() as patched:
+        original = large._check_written
+
+        def cut(temporary: Path, written: object) -> None:
+            with open(temporary, "rb+") as file:
+                file.truncate(temporary.stat().st_size - 900)
+            original(temporary, written)  # type: ignore[arg-type]
+
+        patched.setattr(large, "_check_written", cut)
+        with pytest.raises(MachineError, match="not whole; the disk may be full"):
+            predict_large(picture(path, tmp_path / "out"))
+    assert not (tmp_path / "out" / "index" / "city.tif").exists()
+    asked = count_blocks(monkeypatch)
+    predict_large(picture(path, tmp_path / "out"))
+    assert asked == []
+    assert (tmp_path / "out" / "index" / "city.tif").exists()
