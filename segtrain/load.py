@@ -1,6 +1,7 @@
 """From a checkpoint, or an exported file, to a model that predicts; what `evaluate` and `predict` have in common."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from segtrain.data.dataset import LabelledDataset
 from segtrain.data.labels import check_palette
 from segtrain.engine import checkpoint, stripped
 from segtrain.engine.precision import choose_hardware
-from segtrain.errors import CheckpointError, ConfigError
+from segtrain.errors import CheckpointError, ConfigError, DataError
 from segtrain.export.described import CHECKPOINT, Interface, format_of
 from segtrain.export.reading import read
 from segtrain.inference import Predictor
@@ -168,6 +169,27 @@ def check_average(contents: dict[str, Any], path: Path) -> None:
     if contents.get("ema") is not None:
         check_parts(contents, path, "ema")
         check_parts(contents["ema"], path, "model")
+
+
+def open_split(loaded: LoadedModel) -> tuple[LabelledDataset, str]:
+    """The data set to measure a checkpoint on, as evaluation sees it, and the name of its split.
+
+    Raises:
+        DataError: it is not there, or has other classes than the checkpoint.
+    """
+    builder, facts = loaded.builder, loaded.facts
+    split = builder.data_options().val_split
+    dataset = builder.dataset(split)
+    if dataset.class_names != facts.class_names:
+        raise DataError(
+            f"the data's {_listed(dataset.class_names)} are not the checkpoint's {_listed(facts.class_names)}; "
+            "choose the data it was trained on, or map labels to its classes by data.labels"
+        )
+    return dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0), split
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
 
 
 def build_criterion(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -85,6 +86,25 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^63)")
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """The keys of a command that measures a saved model; `configs/evaluate.yaml` says what each does."""
+
+    checkpoint: str
+    weights: Literal["average", "raw"]
+    output: str | None
+    trust: list[str]
+    debug: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the user said, else the run's folder: the one above `checkpoints/`."""
+        if self.output is not None:
+            return Path(self.output)
+        folder = Path(self.checkpoint).resolve().parent
+        return folder.parent if folder.name == "checkpoints" else folder
 
 
 def check_threshold(threshold: Any) -> None:

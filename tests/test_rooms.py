@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from segtrain.commands import COMMANDS
+
 PACKAGE = Path(__file__).resolve().parents[1] / "segtrain"
 
 BOTTOM = {"types", "errors"}
@@ -75,6 +77,15 @@ def test_rooms_import_only_the_rooms_below_them(path: Path) -> None:
     assert room in ALLOWED, f"new room {room}: give it a row here and in docs/architecture.md"
     imported = imported_rooms(ast.parse(path.read_text(encoding="utf-8")))
     assert imported <= ALLOWED[room] | BOTTOM | {room, "__version__"}
+
+
+def test_commands_do_not_import_each_other() -> None:
+    """Modules beside them in their room may be shared. Completion, which completes what the others take, reads them."""
+    commands = {name.replace("-", "_") for name in COMMANDS}
+    for name in commands - {"completion"}:
+        tree = ast.parse((PACKAGE / "commands" / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & {f"segtrain.commands.{other}" for other in commands}, name
 
 
 def test_the_engine_is_handed_objects_and_never_sees_a_config() -> None:

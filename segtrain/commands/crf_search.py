@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 
 from segtrain import compose
-from segtrain.commands.evaluate import EvaluateOptions, open_split
 from segtrain.compose import Job
 from segtrain.data.loader import EvalLoader, eval_loader
 from segtrain.data.subset import Subset
+from segtrain.engine.crf_grid import Parameters
 from segtrain.engine.crf_search import Comparison, KeptScores, Trial, compare, score, search, table
 from segtrain.engine.logger import logged_to_terminal
 from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.run_directory import check_output, write_json
 from segtrain.errors import ConfigError
 from segtrain.inference.crf import DenseCRF
-from segtrain.inference.crf.grid import Parameters
-from segtrain.load import LoadedModel, load_model
-from segtrain.options import read_options
+from segtrain.load import LoadedModel, load_model, open_split
+from segtrain.options import MeasuringOptions, read_options
 
 log = logging.getLogger("segtrain")
 
@@ -30,7 +29,7 @@ AXES = ("spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma_
 
 
 @dataclass(frozen=True)
-class SearchOptions(EvaluateOptions):
+class SearchOptions(MeasuringOptions):
     """The command's own keys; `configs/crf_search.yaml` says what each does."""
 
     images: int | None

@@ -9,44 +9,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from segtrain import compose
 from segtrain.compose import Job
-from segtrain.data.dataset import LabelledDataset
 from segtrain.data.loader import eval_loader
 from segtrain.engine.evaluate import Evaluation, evaluate, monitor_name, try_criterion
 from segtrain.engine.logger import logged_to_terminal
 from segtrain.engine.memory import evaluation_fits
 from segtrain.engine.run_directory import RunDirectory, check_output, write_json
-from segtrain.errors import DataError
-from segtrain.load import LoadedModel, build_criterion, load_model
-from segtrain.options import read_options
+from segtrain.load import LoadedModel, build_criterion, load_model, open_split
+from segtrain.options import MeasuringOptions, read_options
 from segtrain.report.examples import draw_examples
 from segtrain.report.pictures import save_picture
 
 log = logging.getLogger("segtrain")
 
 OWN_KEYS = ("checkpoint", "weights", "output", "trust", "debug")
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """The command's own keys; `configs/evaluate.yaml` says what each does."""
-
-    checkpoint: str
-    weights: Literal["average", "raw"]
-    output: str | None
-    trust: list[str]
-    debug: bool
-
-    @property
-    def folder(self) -> Path:
-        """Where the user said, else the run's folder: the one above `checkpoints/`."""
-        if self.output is not None:
-            return Path(self.output)
-        folder = Path(self.checkpoint).resolve().parent
-        return folder.parent if folder.name == "checkpoints" else folder
 
 
 @dataclass(frozen=True)
@@ -92,7 +71,7 @@ def comparison(rows: Sequence[Row]) -> str:
 
 
 def _evaluate(job: Job) -> Row:
-    folder = read_options(job.config, EvaluateOptions).folder
+    folder = read_options(job.config, MeasuringOptions).folder
     if job.number is not None:
         folder = folder / "evaluations" / f"{job.number}_{_file_name(job)}"
     check_output(folder)
@@ -122,27 +101,6 @@ def _name(job: Job) -> str:
 
 def _file_name(job: Job) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", _name(job))[-100:]
-
-
-def open_split(loaded: LoadedModel) -> tuple[LabelledDataset, str]:
-    """The data set to measure a checkpoint on, as evaluation sees it, and the name of its split.
-
-    Raises:
-        DataError: it is not there, or has other classes than the checkpoint.
-    """
-    builder, facts = loaded.builder, loaded.facts
-    split = builder.data_options().val_split
-    dataset = builder.dataset(split)
-    if dataset.class_names != facts.class_names:
-        raise DataError(
-            f"the data's {_listed(dataset.class_names)} are not the checkpoint's {_listed(facts.class_names)}; "
-            "choose the data it was trained on, or map labels to its classes by data.labels"
-        )
-    return dataset.with_transform(builder.augmentation("evaluate", facts.ignore_index), 0), split
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
 
 
 def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str, images_per_second: float) -> Path:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segtrain.engine.crf_grid import Parameters, combinations, refined
 from segtrain.engine.evaluate import Evaluation, monitor_name
 from segtrain.engine.progress import Progress
 from segtrain.inference import Predictor, label_map
 from segtrain.inference.crf import DenseCRF
-from segtrain.inference.crf.grid import Parameters, grid, refined
 from segtrain.inference.score_map import Resize, ScoreMap
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import Batch, DataFacts
@@ -116,7 +116,7 @@ def search(
     """
     trials: dict[tuple[float, ...], Trial] = {}
     for number in range(rounds):
-        candidates = [parameters for parameters in grid(axes) if tuple(parameters.values()) not in trials]
+        candidates = [parameters for parameters in combinations(axes) if tuple(parameters.values()) not in trials]
         for trial in _tried(kept, make, candidates, facts, device, f"round {number + 1}/{rounds}"):
             trials[tuple(trial.parameters.values())] = trial
         # nan, where no pixel counts, is the same for all

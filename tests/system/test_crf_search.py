@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from segtrain.engine.crf_grid import combinations, refined
 from segtrain.engine.crf_search import Comparison, KeptScores, score, search, table
 from segtrain.inference import WholeImage
 from segtrain.inference.crf import DenseCRF
-from segtrain.inference.crf.grid import grid, refined
 from segtrain.metrics import ConfusionMatrix
 from segtrain.types import DataFacts
 
@@ -105,7 +105,7 @@ def test_the_best_trial_comes_first_and_is_refined(tmp_path: Path) -> None:
     assert score(trials[0].matrix, FACTS) == 1.0
     assert score(trials[-1].matrix, FACTS) < 0.8
     assert len(tried) == len(trials) == len({tuple(each.values()) for each in tried})
-    assert tried[:4] == grid(axes)
+    assert tried[:4] == combinations(axes)
     assert all(each["bilateral_sigma_rgb"] < 150 for each in tried[4:])
 
 
@@ -115,7 +115,7 @@ def test_finer_axes_halve_the_steps_around_the_best_and_reach_beyond_an_end() ->
     assert finer["inner"] == (35.4, 50.0, 70.7)
     assert finer["end"] == (2.0, 4.0, 8.0)
     assert finer["fixed"] == (3.0,)
-    assert len(grid(finer)) == 9
+    assert len(combinations(finer)) == 9
 
 
 def matrix_of(*rows: list[int]) -> ConfusionMatrix:

@@ -1,4 +1,4 @@
-"""Which parameters a coarse-to-fine search tries."""
+"""Which parameters of the dense CRF a coarse-to-fine search tries."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ Parameters = dict[str, float]
 Axes = dict[str, tuple[float, ...]]
 
 
-def grid(axes: Mapping[str, Sequence[float]]) -> list[Parameters]:
+def combinations(axes: Mapping[str, Sequence[float]]) -> list[Parameters]:
     """Every combination of the axes' values."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
