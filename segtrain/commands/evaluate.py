@@ -33,13 +33,13 @@ class Row:
     """One of several evaluations, as a line of their table.
 
     Attributes:
-        name: the overrides that make it what it is.
+        words: the command line's, of this evaluation.
         score: the metric that the task is judged by, None where it does not exist.
         images_per_second: reading, model and metric together.
         results: where all its numbers are.
     """
 
-    name: str
+    words: tuple[str, ...]
     score: float | None
     images_per_second: float
     results: Path
@@ -60,14 +60,22 @@ def task(job: Job) -> Row:
 
 def comparison(rows: Sequence[Row]) -> str:
     """The table of several evaluations; scores in points below the first, or above."""
-    width = max(len(row.name) for row in rows)
+    names = _names(rows)
+    width = max(map(len, names))
     first = rows[0].score
     lines = [f"{'':<{width}}   score  change  images/s  results"]
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         score = "-" if row.score is None else f"{row.score:.4f}"
         change = "" if row is rows[0] or row.score is None or first is None else f"{100 * (row.score - first):+.2f}"
-        lines.append(f"{row.name:<{width}}  {score:>6}  {change:>6}  {row.images_per_second:>8.2f}  {row.results}")
+        lines.append(f"{name:<{width}}  {score:>6}  {change:>6}  {row.images_per_second:>8.2f}  {row.results}")
     return "\n".join(lines)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What tells each row from the others: its words without those that all have; all of them where none is left."""
+    shared = set(rows[0].words).intersection(*(row.words for row in rows))
+    names = [" ".join(word for word in row.words if word not in shared) for row in rows]
+    return names if any(names) else [" ".join(row.words) for row in rows]
 
 
 def _evaluate(job: Job) -> Row:
@@ -90,17 +98,14 @@ def _evaluate(job: Job) -> Row:
     images_per_second = evaluation.images / (time.perf_counter() - begun)
     results = _report(folder, loaded, evaluation, split, images_per_second)
     score = evaluation.scalars(facts)[monitor_name(None, facts)]
-    return Row(_name(job), score, images_per_second, results)
-
-
-def _name(job: Job) -> str:
-    """What the command line says beyond the file itself."""
-    words = [word for word in job.overrides if not word.startswith(("output=", "trust=", "debug="))]
-    return " ".join(words if len(words) == 1 else [word for word in words if not word.startswith("checkpoint=")])
+    return Row(job.overrides, score, images_per_second, results)
 
 
 def _file_name(job: Job) -> str:
-    return re.sub(r"[^\w.=,+-]+", "_", _name(job))[-100:]
+    """What the command line says beyond the file itself. The folder's number tells it from those of other jobs."""
+    words = [word for word in job.overrides if not word.startswith(("output=", "trust=", "debug="))]
+    said = " ".join(words if len(words) == 1 else [word for word in words if not word.startswith("checkpoint=")])
+    return re.sub(r"[^\w.=,+-]+", "_", said)[-100:]
 
 
 def _report(path: Path, loaded: LoadedModel, evaluation: Evaluation, split: str, images_per_second: float) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segtrain.commands.evaluate import Row, comparison
 from segtrain.engine import checkpoint
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -46,7 +47,31 @@ def test_several_ways_of_inference_end_in_one_table(finished_run: Path, run_cli:
         assert line.endswith(str(folder / "results.json"))
         assert f"  {found['miou']:.4f}  " in line
         assert found["images_per_second"] > 0
-    assert [line.split()[1] for line in table] == ["inference=whole", "inference=slide", "inference=multiscale"]
+    assert [line.split()[0] for line in table] == ["inference=whole", "inference=slide", "inference=multiscale"]
+
+
+def test_rows_of_the_table_are_named_by_what_tells_them_apart(
+    finished_run: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    files = [finished_run / "checkpoints" / name for name in ("last.pt", "best.pt")]
+    both = f"checkpoint={files[0]},{files[1]}"
+    code, out, err = run_cli("evaluate", "-m", both, f"output={tmp_path}", "data.num_val=1", "inference=slide")
+    assert code == 0, err
+    table = out[out.rindex("images/s") :].splitlines()[1:]
+    assert [line.split()[0] for line in table] == [f"checkpoint={file}" for file in files]
+    assert not any("inference=slide" in line.partition(str(tmp_path))[0] for line in table)
+
+
+def test_a_word_that_only_some_rows_have_is_shown_and_equal_rows_are_named_in_full() -> None:
+    def names(*rows: tuple[str, ...]) -> list[str]:
+        lines = comparison([Row(words, 0.5, 1.0, Path("results.json")) for words in rows]).splitlines()[1:]
+        return [line.partition("  ")[0] for line in lines]
+
+    shared = ("checkpoint=a.pt", "debug=true")
+    assert names((*shared, "x=1", "y=1"), (*shared, "x=1", "y=2"), (*shared, "x=2", "y=1")) == [
+        *("x=1 y=1", "x=1 y=2", "x=2 y=1")
+    ]
+    assert names(shared, shared) == ["checkpoint=a.pt debug=true"] * 2
 
 
 def test_a_strategy_inside_a_stored_one_is_chosen_by_name(finished_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
