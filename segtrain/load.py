@@ -22,16 +22,21 @@ from segtrain.export.reading import read
 from segtrain.inference import Predictor
 from segtrain.losses import Criterion
 from segtrain.options import check_threshold, check_value_range
-from segtrain.saved_config import apply_overrides, check_plain
+from segtrain.saved_config import apply_overrides, check_plain, choices_on_top
 from segtrain.types import DataFacts, Hardware
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint, its config with the command's overrides on top, and the model in it, ready to predict."""
+    """A checkpoint, its config with the command's overrides on top, and the model in it, ready to predict.
+
+    Attributes:
+        choices: config group -> option, of that config.
+    """
 
     path: Path
     contents: dict[str, Any]
+    choices: dict[str, str]
     builder: Builder
     facts: DataFacts
     hardware: Hardware
@@ -55,7 +60,7 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     contents = stripped.load(path)
     check_parts(contents, path, *stripped.PARTS)
     check_average(contents, path)
-    builder, facts = _described(contents, path, job)
+    builder, facts, choices = _described(contents, path, job)
     builder.check("model", *sections)
     options = builder.trainer_options()
     hardware = choose_hardware(options.device, options.precision, options.channels_last)
@@ -69,20 +74,23 @@ def load_model(job: Job, *sections: str) -> LoadedModel:
     model = model.to(hardware.device).to(memory_format=hardware.memory_format)
     normalize = builder.normalize(facts).to(hardware.device)
     predictor = Predictor(model, normalize, builder.strategy(), hardware)
-    return LoadedModel(path, contents, builder, facts, hardware, predictor)
+    return LoadedModel(path, contents, choices, builder, facts, hardware, predictor)
 
 
-def _described(contents: dict[str, Any], path: Path, job: Job) -> tuple[Builder, DataFacts]:
-    """A builder over the stored config with the command's overrides on top, and the facts of the data."""
+def _described(contents: dict[str, Any], path: Path, job: Job) -> tuple[Builder, DataFacts, dict[str, str]]:
+    """A builder over the stored config with the command's overrides on top, the facts of the data, and the choices."""
     try:
         facts = facts_from(contents["facts"])
     except TypeError as error:
         raise CheckpointError(f"{path}: holds other facts of the data than this segtrain knows ({error})") from None
     saved = contents["config"]
     check_plain(saved)
-    config, _ = apply_overrides(saved, job)
+    config, afresh = apply_overrides(saved, job)
     check_no_weights(job)
-    return Builder(config, trusted=tuple(job.config.trust)), _overridden(facts, config, job)
+    stored = contents.get("choices")  # for names and words alone: a file without them, or with others, is as good
+    names = {str(group): str(option) for group, option in stored.items()} if isinstance(stored, dict) else {}
+    choices = choices_on_top(names, afresh)
+    return Builder(config, trusted=tuple(job.config.trust)), _overridden(facts, config, job), choices
 
 
 def _load_exported(job: Job, path: Path, *sections: str) -> LoadedModel:
@@ -98,15 +106,14 @@ def _load_exported(job: Job, path: Path, *sections: str) -> LoadedModel:
             "outputs=logits"
         )
     _check_left_as_exported(job, inside)
-    builder, facts = _described(contents, path, job)
+    builder, facts, choices = _described(contents, path, job)
     builder.check(*sections)
     device = choose_hardware(builder.trainer_options().device, "fp32", channels_last=False).device
     model = (file if device.type == "cpu" else read(data, path, device, job.config.trust)).model
     hardware = Hardware(device, None, torch.contiguous_format, loss_scaling=False)
     normalize = nn.Identity() if inside.normalize else builder.normalize(facts).to(device)
-    return LoadedModel(
-        path, contents, builder, facts, hardware, Predictor(model, normalize, builder.strategy(), hardware)
-    )
+    predictor = Predictor(model, normalize, builder.strategy(), hardware)
+    return LoadedModel(path, contents, choices, builder, facts, hardware, predictor)
 
 
 def _check_left_as_exported(job: Job, inside: Interface) -> None:

@@ -107,6 +107,15 @@ def apply_overrides(saved: Mapping[str, Any] | DictConfig, job: Job) -> tuple[Di
     return config, choices
 
 
+def choices_on_top(stored: Mapping[str, str], afresh: Mapping[str, str]) -> dict[str, str]:
+    """A stored config's choices with those that `apply_overrides` made afresh.
+
+    An option chosen afresh brings what is inside it: of the stored choices there, none is left.
+    """
+    kept = {group: option for group, option in stored.items() if not any(group.startswith(f"{new}/") for new in afresh)}
+    return kept | dict(afresh)
+
+
 # Sections whose keys an older segtrain did not all know: where their defaults stand.
 _GROWN = {"trainer": "trainer/default.yaml", "data": "data/_defaults.yaml", "checkpoint": "train.yaml"}
 _OF_THE_DATA_SET = ("in_channels",)  # in data/_defaults.yaml too, but an argument that not every data set takes

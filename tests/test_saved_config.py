@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segtrain.compose import Job
 from segtrain.errors import CheckpointError, ConfigError
-from segtrain.saved_config import apply_overrides, check_plain
+from segtrain.saved_config import apply_overrides, check_plain, choices_on_top
 
 SAVED = {
     "seed": 0,
@@ -66,6 +66,14 @@ def test_a_nested_group_is_chosen_inside_a_group_chosen_with_it(paint_shop: Path
     config, _ = apply(paint_shop, ("paint/brush", "round"), ("paint", "red"))
     assert config["paint"]["brush"] == {"width": 9}
     assert config["paint"]["tin"] == "???"
+
+
+def test_an_option_chosen_afresh_drops_the_stored_choices_inside_it() -> None:
+    stored = {"paint": "blue", "paint/brush": "round", "paint/brush/hair": "goat", "painter": "ann"}
+    afresh = {"paint": "red", "paint/brush": "flat"}
+    assert choices_on_top(stored, afresh) == {"paint": "red", "paint/brush": "flat", "painter": "ann"}
+    assert choices_on_top(stored, {"paint/brush": "flat"}) == {"paint": "blue", "paint/brush": "flat", "painter": "ann"}
+    assert choices_on_top(stored, {}) == stored
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def _search(job: Job) -> None:
         if held_out:
             crf = make(best.parameters)
             found["held-out"] = compare(predictor, crf, batches(held_out), facts, len(held_out))
-    words = ["inference=crf", *_base_words(job, loaded), f"inference.iterations={options.iterations}"]
+    words = ["inference=crf", *_base_words(loaded), f"inference.iterations={options.iterations}"]
     words += [f"inference.{name}={value:g}" for name, value in best.parameters.items()]
     _report(folder, options.iterations, loaded, split, trials, found, " ".join(words))
 
@@ -112,15 +112,14 @@ def _spread(total: int, wanted: int | None) -> list[int]:
     return [int(place) for place in np.linspace(0, total - 1, count).round()]
 
 
-def _base_words(job: Job, loaded: LoadedModel) -> list[str]:
+def _base_words(loaded: LoadedModel) -> list[str]:
     """The strategy that the CRF comes after, as overrides: the options chosen, and all their values."""
-    chosen = {**loaded.contents.get("choices", {}), **dict(job.saved_overrides)}
     words: list[str] = []
     node, group, key = loaded.builder.section("inference"), "inference", "inference"
     while True:
         key += ".base"
-        if group in chosen:
-            words.append(f"{group.replace('inference', 'inference/base', 1)}={chosen[group]}")
+        if group in loaded.choices:
+            words.append(f"{group.replace('inference', 'inference/base', 1)}={loaded.choices[group]}")
         words += [f"{key}.{name}={_word(value)}" for name, value in node.items() if name not in ("_target_", "base")]
         if not isinstance(node.get("base"), dict):
             return words

@@ -119,10 +119,10 @@ def _load(job: Job) -> LoadedModel:
 
 def _what_evaluation_needs(loaded: LoadedModel, job: Job) -> str:
     """The checkpoint's config with the command's overrides on top, facts, and the states of run and loss, as a text."""
-    config, choices = apply_overrides(loaded.contents["config"], job)
+    config, _ = apply_overrides(loaded.contents["config"], job)
     contents = loaded.contents | {
         "config": OmegaConf.to_container(config, resolve=False),
-        "choices": loaded.contents.get("choices", {}) | choices,
+        "choices": loaded.choices,
         "facts": saved_facts(loaded.facts),
     }
     return stripped.plain_text(contents, loaded.path)

@@ -12,7 +12,7 @@ from segtrain.engine.checkpoint_folder import candidates, newest_sound
 from segtrain.engine.run_directory import RunDirectory
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.load import check_no_weights, check_parts
-from segtrain.saved_config import apply_overrides
+from segtrain.saved_config import apply_overrides, choices_on_top
 
 # What a checkpoint must hold for a run to go on as if it had never stopped.
 RESUMED_PARTS = ("config", "choices", "model", "criterion", "optimizer", "scaler", "state")
@@ -111,4 +111,4 @@ def _resumed(job: Job) -> Start:
         raise ConfigError(f"{directory.config}: no config of a training")
     config, changed = apply_overrides(saved, job)
     check_no_weights(job)
-    return Start(config, newest.contents["choices"] | changed, newest)
+    return Start(config, choices_on_top(newest.contents["choices"], changed), newest)

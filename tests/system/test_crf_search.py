@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segtrain.engine import checkpoint
 from segtrain.engine.crf_grid import combinations, refined
 from segtrain.engine.crf_search import Comparison, KeptScores, score, search, table
 from segtrain.inference import WholeImage
@@ -56,6 +57,24 @@ def test_images_not_searched_on_are_scored_apart(finished_run: Path, run_cli: Ru
     assert torch.equal(sum(parts), whole)
     assert len(found["trials"]) == 4 + 8
     assert "held-out" in out
+
+
+def test_what_is_found_after_another_strategy_than_the_stored_one_names_that_one(
+    finished_run: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    contents = checkpoint.load(finished_run / "checkpoints" / "last.pt")
+    del contents["schema"]
+    contents["choices"] |= {"inference": "multiscale", "inference/base": "slide"}  # as a training with both writes it
+    checkpoint.save(contents, tmp_path / "last.pt")
+    few = ("images=1", "rounds=1", "iterations=1", "bilateral_weight=[2]", "data.num_val=2", *SMALL[1:2])
+    last, few = f"checkpoint={tmp_path}/last.pt", (*few, "bilateral_sigma_rgb=[10]", "inference=multiscale")
+    code, _, err = run_cli("crf-search", last, f"output={tmp_path}/search", *few, "inference.scales=[1]")
+    assert code == 0, err
+    found = json.loads((tmp_path / "search" / "crf_search.json").read_text())["overrides"]
+    assert found.startswith("inference=crf inference/base=multiscale inference.base.scales=[1] ")
+    assert " inference/base/base=whole inference.base.base.scale=1.0 " in found
+    code, _, err = run_cli("evaluate", last, f"output={tmp_path}/crf", "data.num_val=1", *shlex.split(found))
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(
