@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.engine.memory import evaluation_fits
+from segtrain.engine.memory import prediction_fits
 from segtrain.inference import Predictor, label_map
 from segtrain.predict.products import TOLD, Prediction, Product
 from segtrain.report.beliefs import Stage, Story
@@ -45,7 +45,7 @@ class Questions:
         Raises:
             MachineError: the memory does not suffice.
         """
-        with evaluation_fits(), torch.inference_mode():
+        with prediction_fits(), torch.inference_mode():
             if any(product in TOLD for product in self.products):
                 return self._with_story(image, seen)
             if "probabilities" in self.products or "confidence" in self.products:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segtrain.errors import MachineError
 from segtrain.inference import Predictor, ScoreMap, WholeImage
 from segtrain.inference.strategy import Forward, Strategy
 from segtrain.predict.answer import MOST_REFINEMENTS, Questions, shown_classes, shown_refinements
@@ -54,6 +55,15 @@ def asked(products: Sequence[str], strategy: Strategy, figure_classes: int = 8, 
 LABELS = [[0] * 4 + [2] * 4] * 6
 CERTAIN = np.exp(10) / (np.exp(10) + 2)
 LESS = np.exp(2) / (np.exp(2) + 2)
+
+
+def test_a_picture_that_does_not_fit_is_said_with_what_a_prediction_can_change() -> None:
+    class Full(WholeImage):
+        def forward(self, forward: Forward, images: Tensor) -> ScoreMap:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(MachineError, match="out of memory in a prediction .*inference=slide"):
+        asked(["index"], Full(scale=1.0))
 
 
 @pytest.mark.parametrize("strategy", [WholeImage(scale=1.0), Twice()])
