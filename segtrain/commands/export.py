@@ -24,7 +24,7 @@ from segtrain.export.graph import ExportedGraph
 from segtrain.export.reading import ExportedModel, read
 from segtrain.export.writing import to_bytes
 from segtrain.inference import Predictor, WholeImage
-from segtrain.load import LoadedModel, load_model
+from segtrain.load import LoadedModel, load_model, open_split
 from segtrain.options import read_options
 from segtrain.saved_config import apply_overrides
 from segtrain.types import Shard
@@ -140,14 +140,10 @@ def _check_target(options: ExportOptions) -> None:
 
 def _pictures(loaded: LoadedModel) -> LabelledDataset:
     """The validation set, before anything is written. Raises DataError where it is not there."""
-    builder = loaded.builder
     try:
-        dataset = builder.dataset(builder.data_options().val_split)
+        return open_split(loaded)[0]
     except DataError as error:
         raise DataError(f"{error}; or set check=false to export without comparing") from error
-    if dataset.class_names != loaded.facts.class_names:
-        raise DataError("the data's classes are not the checkpoint's; choose the data it was trained on")
-    return dataset.with_transform(builder.augmentation("evaluate", loaded.facts.ignore_index), 0)
 
 
 def try_sizes(loaded: LoadedModel, exported: ExportedModel, options: ExportOptions) -> None:
