@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from segtrain.data.loader import LoaderOptions
 from segtrain.transforms import build_transforms
 
-SPLITS_AND_NORMALISATION = {"train_split", "val_split", "mean", "std", "task", "threshold"}
+OF_EVERY_SET = {"train_split", "val_split", "mean", "std", "task", "threshold", "value_range"}
 
 
 def data_config(name, *overrides):
@@ -26,7 +26,7 @@ def parameters(config):
 def test_a_data_config_states_every_option_and_no_other(name):
     config = data_config(name)
     loader = set(inspect.signature(LoaderOptions).parameters)
-    assert set(config) - {"_target_"} == parameters(config) - {"split"} | loader | SPLITS_AND_NORMALISATION
+    assert set(config) - {"_target_"} == parameters(config) - {"split"} | loader | OF_EVERY_SET
 
 
 @pytest.mark.parametrize("name", ["voc", "camvid", "folder", "shapes"])

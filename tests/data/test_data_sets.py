@@ -81,7 +81,7 @@ def test_a_transform_is_called_with_seed_epoch_and_index_and_leaves_the_original
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 4}, "data.in_channels=4"),
+        ({"in_channels": 0}, "data.in_channels=0"),
         ({"mask_format": "colour"}, "data.mask_format=colour"),
         ({"palette": [[0, 0, 0]]}, "data.palette has 1 colours for 2 classes"),
         ({"splits": None}, "data.splits"),
