@@ -377,10 +377,10 @@ def test_more_damaged_files_than_may_be_skipped_end_the_run_with_their_list(
 def test_a_killed_worker_ends_the_run_with_the_sample_it_read_and_exit_code_3(
     run_cli: RunCli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_image(path: Path, in_channels: int) -> np.ndarray:
+    def read_image(path: Path, *how: Any) -> np.ndarray:
         if path.name == "b.jpg":
             os.kill(os.getpid(), signal.SIGKILL)
-        return reading.read_image(path, in_channels)
+        return reading.read_image(path, *how)
 
     monkeypatch.setattr(dataset, "read_image", read_image)  # the worker is forked, and has it too
     code, _, err = run_cli("train", *folder_data(pictures), f"run_dir={tmp_path / 'run'}", "data.workers=1")
