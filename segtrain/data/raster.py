@@ -201,18 +201,19 @@ def to_uint8(values: NDArray[Any], value_range: tuple[float, float] | None, name
 
 
 def _orientation(path: Path, file: Any) -> int:
-    """1 to 8; GDAL shows that of a JPEG, and keeps that of a TIFF to itself."""
+    """1 to 8; GDAL shows that of a JPEG, and keeps that of a TIFF to itself. 1 where the tag cannot be read."""
     if file.driver != "GTiff":
-        found = str(file.tags().get("EXIF_Orientation", "1"))
-        return int(found) if found in map(str, UPRIGHT) else 1
-    with open(path, "rb") as stream:
+        shown = str(file.tags().get("EXIF_Orientation", "1"))
+        return int(shown) if shown in map(str, UPRIGHT) else 1
+    found: Any = 1
+    with contextlib.suppress(Exception), open(path, "rb") as stream:  # tags that PIL cannot read fail in any way
         header = stream.read(8)
-        header += stream.read(8) if header[2:3] == b"\x2b" or header[3:4] == b"\x2b" else b""  # BigTIFF
+        header += stream.read(8) if header[2] == 43 else b""  # BigTIFF
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
         stream.seek(tags.next)
         tags.load(stream)
-    found = tags.get(ORIENTATION, 1)
-    return found if found in UPRIGHT else 1
+        found = tags.get(ORIENTATION, 1)
+    return int(found) if found in UPRIGHT else 1
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ A file is what `torch.save` writes, followed by a footer (`segtrain.weights.foot
 import contextlib
 import errno
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from segtrain.engine.whole_files import sync_folder, write_whole, written_beside
+from segtrain.engine.whole_files import rename, write_whole, written_beside
 from segtrain.errors import CheckpointError, MachineError
 from segtrain.weights.footer import footer, has_footer, verified
 
@@ -34,8 +33,7 @@ def save(contents: dict[str, Any], path: Path) -> None:
         MachineError: the disk is full or the folder not writable; the old file is intact.
     """
     with state_beside(contents, path) as temporary:
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        rename(temporary, path)
 
 
 @contextlib.contextmanager

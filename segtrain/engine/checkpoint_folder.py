@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segtrain.engine import checkpoint
 from segtrain.engine.run_directory import RunDirectory
-from segtrain.engine.whole_files import hidden, sync_folder
+from segtrain.engine.whole_files import hidden, rename
 from segtrain.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("segtrain")
@@ -120,8 +120,7 @@ class CheckpointFolder:
                 _duplicate(temporary, self.directory.best)
             if before is not None and last.is_file():
                 _duplicate(last, self.directory.step(before))
-            os.replace(temporary, last)
-            sync_folder(last.parent)
+            rename(temporary, last)
         for step in superseded:
             self.directory.step(step).unlink(missing_ok=True)
 

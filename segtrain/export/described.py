@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from segtrain import __version__
 from segtrain.errors import CheckpointError
@@ -87,8 +87,3 @@ def interface_in(metadata: Mapping[str, str], path: Path) -> Interface:
     except Exception:  # text of anybody's making
         raise CheckpointError(f"{path}: was not written by segtrain export, or by a newer one") from None
     return found
-
-
-def plain_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Every value but the checkpoint's, for whoever wants to look at them."""
-    return {key: json.loads(text) for key, text in metadata.items() if key in KEYS and key != CHECKPOINT}

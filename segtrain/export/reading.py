@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.errors import CheckpointError, ConfigError, MachineError, one_line
+from segtrain.errors import CheckpointError, ConfigError, one_line
 from segtrain.export.described import KEYS, Format, Interface, format_of, interface_in
 from segtrain.types import ModelOutput
 
@@ -77,7 +77,7 @@ def read(data: bytes, path: Path, device: torch.device, trusted: Collection[str]
 
     Raises:
         CheckpointError: the file cannot be read, or `segtrain export` did not write it.
-        MachineError: onnxruntime is not installed.
+        ConfigError: onnxruntime is not installed.
     """
     file_format = format_of(path)
     assert file_format is not None
@@ -93,7 +93,7 @@ def read(data: bytes, path: Path, device: torch.device, trusted: Collection[str]
     }
     try:
         metadata, run = readers[file_format](data, device)
-    except MachineError:
+    except ConfigError:
         raise
     except Exception as error:  # a damaged file fails in any way
         raise CheckpointError(
@@ -106,7 +106,7 @@ def _onnx(data: bytes, device: torch.device) -> tuple[dict[str, str], Run]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MachineError("an .onnx file runs by the package onnxruntime: pip install segtrain[onnx]") from error
+        raise ConfigError("an .onnx file runs by the package onnxruntime: pip install segtrain[onnx]") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised too
     options.intra_op_num_threads = torch.get_num_threads()

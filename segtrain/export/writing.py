@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtrain.errors import ConfigError, MachineError, one_line
+from segtrain.errors import ConfigError, one_line
 from segtrain.export.described import Format
 from segtrain.export.graph import ExportedGraph
 
@@ -39,8 +39,7 @@ def to_bytes(
         opset: version of ONNX's operators.
 
     Raises:
-        ConfigError: the format cannot hold this model; the message says what torch said of it.
-        MachineError: a package is missing.
+        ConfigError: the format cannot hold this model; the message says what torch said of it. Or a package is missing.
     """
     dtype = torch.float32 if graph.normalize is None else torch.uint8
     images = torch.zeros(2, in_channels, *(size or SAMPLE_SIZE), dtype=dtype)
@@ -54,7 +53,7 @@ def to_bytes(
             if file_format == "torch_export":
                 return _torch_export(program, metadata)
             return _onnx(program, metadata, opset)
-    except (MachineError, ConfigError):
+    except ConfigError:
         raise
     except Exception as error:  # torch's exporters fail in any way
         others = [name for name in ("onnx", "torchscript", "torch_export") if name != file_format]
@@ -108,7 +107,7 @@ def _need_onnx() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MachineError("format=onnx needs the packages onnx and onnxscript: pip install segtrain[onnx]") from error
+        raise ConfigError("format=onnx needs the packages onnx and onnxscript: pip install segtrain[onnx]") from error
 
 
 @contextlib.contextmanager

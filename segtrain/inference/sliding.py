@@ -85,9 +85,7 @@ class SlidingWindow(Strategy):
 
         Returns: [N, num_classes, area.height, area.width] float32.
         """
-        rows, columns = self.spans_over(whole)
-        rows = [row for row in rows if row.counts_in(area.top, area.bottom)]
-        columns = [column for column in columns if column.counts_in(area.left, area.right)]
+        rows, columns = self._spans_in(area, whole)
         windows = [(row, column) for row in rows for column in columns]
         total: Tensor | None = None
         for (row, column), logits in self._shown(windows, forward, crop):
@@ -99,9 +97,7 @@ class SlidingWindow(Strategy):
 
     def seen_from(self, area: Area, whole: Area) -> Area:
         """What the windows that count in a part of the images look at."""
-        rows, columns = self.spans_over(whole)
-        rows = [row for row in rows if row.counts_in(area.top, area.bottom)]
-        columns = [column for column in columns if column.counts_in(area.left, area.right)]
+        rows, columns = self._spans_in(area, whole)
         return Area(rows[0].start, columns[0].start, rows[-1].stop, columns[-1].stop)
 
     def spans_over(self, whole: Area) -> tuple[list[Span], list[Span]]:
@@ -110,6 +106,13 @@ class SlidingWindow(Strategy):
         return (
             spans(whole.height, self.height, down, self.blend, self.sigma),
             spans(whole.width, self.width, right, self.blend, self.sigma),
+        )
+
+    def _spans_in(self, area: Area, whole: Area) -> tuple[list[Span], list[Span]]:
+        rows, columns = self.spans_over(whole)
+        return (
+            [row for row in rows if row.counts_in(area.top, area.bottom)],
+            [column for column in columns if column.counts_in(area.left, area.right)],
         )
 
     def _shown(

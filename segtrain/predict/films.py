@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.engine.whole_files import sync_folder
+from segtrain.engine.whole_files import rename, sync
 from segtrain.errors import DataError, MachineError
 
 # What OpenCV's own build can always write: MPEG-4 part 2. H.264 is left out of it for its licence.
@@ -141,10 +140,8 @@ class FilmWriter:
             raise MachineError(
                 f"{self.path}: could not be written whole; is the disk full? free some space and run the command again"
             )
-        with open(self._part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._part, self.path)
-        sync_folder(self.path.parent)
+        sync(self._part)
+        rename(self._part, self.path)
 
     def abandon(self) -> None:
         """Removes what was written, unless it was finished."""

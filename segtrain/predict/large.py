@@ -9,8 +9,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,13 +24,13 @@ from segtrain.data.raster import CACHE, Raster, create_raster, open_raster
 from segtrain.data.reading import MAX_PIXELS
 from segtrain.engine.memory_use import peak_resident, reset_peaks
 from segtrain.engine.progress import Progress
-from segtrain.engine.whole_files import hidden, sync_folder
-from segtrain.errors import ConfigError, DataError, MachineError
+from segtrain.engine.whole_files import beside, rename, sync
+from segtrain.errors import ConfigError, DataError
 from segtrain.inference import Predictor, SlidingWindow, label_map
 from segtrain.inference.blocks import block_bytes, block_size, grid, pixel_bytes, whole_bytes
 from segtrain.predict.labels_on_disk import STRIP, LabelsOnDisk
 from segtrain.predict.pipeline import Prepare
-from segtrain.predict.products import Places
+from segtrain.predict.products import Places, writing
 from segtrain.report.look import Look
 from segtrain.types import Area, DataFacts
 
@@ -128,7 +126,7 @@ def predict_large(picture: LargePicture) -> None:
                 "turn its pixels first"
             )
         labels = LabelsOnDisk(output / f".{picture.name.replace('/', '_')}.blocks", raster.area)
-        with _room_named(output):
+        with writing(output):
             labels.begin(_key(picture), picture.memory, lambda area: _block_size(picture, raster, area))
             blocks = labels.blocks
             with Progress(
@@ -204,9 +202,8 @@ def _write_product(picture: LargePicture, raster: Raster, labels: LabelsOnDisk, 
     """
     facts, target = picture.facts, picture.places.large_path(product, picture.name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = hidden(target)
     written: list[tuple[Area, int]] = []
-    try:
+    with beside(target) as temporary:
         with create_raster(temporary, raster, 3 if product == "overlay" else 1, STRIP) as file:
             file.update_tags(class_names=json.dumps(facts.class_names))
             if product == "palette":
@@ -215,13 +212,9 @@ def _write_product(picture: LargePicture, raster: Raster, labels: LabelsOnDisk, 
                 drawn = _drawn(picture, raster, tile, values) if product == "overlay" else values[None]
                 file.write(drawn, window=((tile.top, tile.bottom), (tile.left, tile.right)))
                 written.append((tile, zlib.crc32(drawn.tobytes())))
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
+        sync(temporary)
         _check_written(temporary, written)
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        rename(temporary, target)
 
 
 def _tiles(labels: LabelsOnDisk) -> Iterator[tuple[Area, NDArray[np.uint8]]]:
@@ -247,15 +240,3 @@ def _check_written(path: Path, written: Sequence[tuple[Area, int]]) -> None:
                     raise DataError(f"rows {tile.top} to {tile.bottom} are others")
     except Exception as error:
         raise OSError(errno.ENOSPC, f"{path.name} is not whole; the disk may be full") from error
-
-
-@contextlib.contextmanager
-def _room_named(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        there = next(folder for folder in (output, *output.parents) if folder.exists())
-        raise MachineError(
-            f"{output}: cannot be written to: {error.strerror or error}: {shutil.disk_usage(there).free:,} bytes are "
-            "free; free some space and give the same line again: finished blocks are kept"
-        ) from error

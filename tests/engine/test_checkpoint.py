@@ -1,6 +1,7 @@
 """Checkpoint files: whole or not at all, verified, nothing but tensors and plain values."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: Path, monkeypatch
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         MachineError, match=r"No space left on device: [\d,]+ bytes .* are needed, [\d,]+ are free; the file before"
     ):

@@ -98,7 +98,7 @@ def test_a_failure_in_the_background_is_raised_in_the_training(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     saves.save(contents(2), 2, best=False)
     with pytest.raises(MachineError, match="No space left on device"):
         saves.finish()
@@ -151,7 +151,7 @@ def test_a_failed_save_is_no_save(directory: RunDirectory, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(MachineError):
             saves.save(contents(2), 2, best=False)
     saves.save(contents(3), 3, best=False)

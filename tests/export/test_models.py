@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segtrain.errors import CheckpointError, ConfigError, MachineError
+from segtrain.errors import CheckpointError, ConfigError
 from segtrain.export import reading, writing
 from segtrain.export.described import Interface
 from segtrain.export.graph import ExportedGraph
@@ -169,7 +169,7 @@ def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.Monke
     for package in ("onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
     graph = ExportedGraph(small_unet(), None, "logits", None)
-    with pytest.raises(MachineError, match=r"onnx and onnxscript: pip install segtrain\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"onnx and onnxscript: pip install segtrain\[onnx\]"):
         writing.to_bytes(graph, "onnx", 3, None, {}, opset=20)
-    with pytest.raises(MachineError, match=r"onnxruntime: pip install segtrain\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"onnxruntime: pip install segtrain\[onnx\]"):
         reading.read(b"", Path("m.onnx"), torch.device("cpu"))
